@@ -1,0 +1,459 @@
+//! The plugin port: components as pure functions over columns. Called by `partition` (folding),
+//! `manager` (inspection) and `http` (queries); the adapter lies beside it and alone knows wasmtime.
+//!
+//! Invariants: a call is synchronous, bounded in fuel, memory and size, and sees nothing but its
+//! arguments; whatever comes back was checked against the limits; after a [`CallError`] the instance
+//! is used up and is dropped.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::types::Digest;
+
+pub mod bindings;
+pub mod engine;
+pub mod instance;
+pub mod limits;
+pub mod manifest;
+
+pub use manifest::{Manifest, ManifestFault};
+
+/// Item i is `data[ends[i-1] .. ends[i]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BytesColumn {
+    /// All items, one after the other.
+    pub data: Vec<u8>,
+    /// End of each item in `data`; never decreases.
+    pub ends: Vec<u32>,
+}
+
+impl BytesColumn {
+    /// Appends an item.
+    pub fn push(&mut self, item: &[u8]) {
+        self.data.extend_from_slice(item);
+        self.ends.push(u32::try_from(self.data.len()).expect("a batch is smaller than 4 GiB"));
+    }
+
+    /// How many items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The item at `index`.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn get(&self, index: usize) -> &[u8] {
+        let from = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        &self.data[from..self.ends[index] as usize]
+    }
+
+    /// Empties the column and keeps its memory.
+    pub fn clear(&mut self) {
+        self.data.clear();
+        self.ends.clear();
+    }
+}
+
+/// What an item of an [`OptionalColumn`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mark {
+    /// No item.
+    Absent = 0,
+    /// An item.
+    Present = 1,
+    /// In answers of `fold` only: as it was before.
+    Unchanged = 2,
+}
+
+/// As [`BytesColumn`], with a [`Mark`] for each item.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OptionalColumn {
+    /// The items; those marked other than present are empty.
+    pub items: BytesColumn,
+    /// One [`Mark`] for each item.
+    pub marks: Vec<u8>,
+}
+
+impl OptionalColumn {
+    /// Appends an item or its absence.
+    pub fn push(&mut self, item: Option<&[u8]>) {
+        self.items.push(item.unwrap_or_default());
+        self.marks.push(if item.is_some() { Mark::Present as u8 } else { Mark::Absent as u8 });
+    }
+
+    /// How many items.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    /// The item at `index`, if it is present.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        (self.marks[index] == Mark::Present as u8).then(|| self.items.get(index))
+    }
+
+    /// Empties the column and keeps its memory.
+    pub fn clear(&mut self) {
+        self.items.clear();
+        self.marks.clear();
+    }
+}
+
+/// Headers of all records of a batch: record i has `counts[i]` of them, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeadersColumn {
+    /// How many each record has.
+    pub counts: Vec<u32>,
+    /// Names of all, in order.
+    pub names: BytesColumn,
+    /// Values of all, in order.
+    pub values: OptionalColumn,
+}
+
+/// Input of one `fold`: the distinct keys of a batch with their states, and its events.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FoldInput {
+    /// Number of the partition.
+    pub partition: u32,
+    /// Distinct keys of the batch.
+    pub keys: BytesColumn,
+    /// State of each key before the batch.
+    pub states: OptionalColumn,
+    /// Index into `keys`, per event.
+    pub entities: Vec<u32>,
+    /// Value of each event; absent = tombstone.
+    pub values: OptionalColumn,
+    /// Index of each event's topic in the manifest's inputs.
+    pub inputs: Vec<u8>,
+    /// Timestamp of each event, in milliseconds since the Unix epoch.
+    pub timestamps_ms: Vec<i64>,
+    /// Offset of each event, strictly increasing.
+    pub offsets: Vec<u64>,
+    /// Headers of the events, only where the manifest asks.
+    pub headers: Option<HeadersColumn>,
+}
+
+impl FoldInput {
+    /// How many events.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.entities.len()
+    }
+
+    /// Empties all columns and keeps their memory.
+    pub fn clear(&mut self) {
+        self.keys.clear();
+        self.states.clear();
+        self.entities.clear();
+        self.values.clear();
+        self.inputs.clear();
+        self.timestamps_ms.clear();
+        self.offsets.clear();
+        self.headers = None;
+    }
+}
+
+/// The plugin's word that one record cannot be applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Index of the event in the batch.
+    pub index: u32,
+    /// Stable code.
+    pub code: String,
+    /// A sentence.
+    pub reason: String,
+}
+
+/// Output of one `fold`; as many items as the input has keys.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Folded {
+    /// State of each key after the batch: present, absent, or [`Mark::Unchanged`].
+    pub states: OptionalColumn,
+    /// Rejected events, in order of index.
+    pub rejected: Vec<Rejection>,
+}
+
+/// A body with its content type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    /// Media type.
+    pub content_type: String,
+    /// Bytes.
+    pub body: Vec<u8>,
+}
+
+/// What the host knows about a call from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CallContext {
+    /// Milliseconds since the Unix epoch.
+    pub now_ms: i64,
+    /// The key's version.
+    pub version: Option<u64>,
+    /// When the key last changed, in milliseconds since the Unix epoch.
+    pub changed_at_ms: Option<i64>,
+    /// Name of the caller's token.
+    pub principal: Option<String>,
+    /// The request's headers.
+    pub headers: Vec<(String, Vec<u8>)>,
+}
+
+/// A question about the state of one key.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Question {
+    /// Name of the query; empty = the default one.
+    pub name: String,
+    /// Arguments, in the order given.
+    pub arguments: Vec<(String, String)>,
+    /// Body, where one was sent.
+    pub content: Option<Payload>,
+    /// What the caller accepts.
+    pub accept: String,
+    /// What the host knows about the call.
+    pub context: CallContext,
+}
+
+/// The plugin's word that a question has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum QueryError {
+    /// No query of this name.
+    UnknownQuery,
+    /// Name of the argument, and what would be right.
+    BadArgument(String, String),
+    /// The key has nothing to say.
+    NotFound,
+    /// A stable code and a sentence.
+    Other(String, String),
+}
+
+/// A fault of a call. The instance is used up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It panicked or trapped otherwise.
+    #[error("the plugin trapped: {0}")]
+    Trap(String),
+    /// The call used up its fuel.
+    #[error("the plugin used more than its {fuel} units of fuel in one call")]
+    OutOfFuel {
+        /// The budget.
+        fuel: u64,
+    },
+    /// The call wanted more memory than it may have.
+    #[error("the plugin wanted more than its {bytes_max} bytes of memory")]
+    OutOfMemory {
+        /// The bound.
+        bytes_max: usize,
+    },
+    /// A state came back larger than it may be.
+    #[error("the state of one key grew to {bytes} bytes, more than the {bytes_max} it may have")]
+    StateTooLarge {
+        /// Index of the key in the batch.
+        key_index: u32,
+        /// Size of the state.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
+    /// An answer came back larger than it may be.
+    #[error("the answer has {bytes} bytes, more than the {bytes_max} it may have")]
+    AnswerTooLarge {
+        /// Size of the answer.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
+    /// What came back breaks the ABI.
+    #[error("the plugin answered with broken columns: {0}")]
+    BadColumns(String),
+    /// The watchdog stopped a call; it decides nothing, so the call is repeated.
+    #[error("the call was stopped after {seconds} s of wall-clock time")]
+    Interrupted {
+        /// The bound.
+        seconds: u64,
+    },
+    /// The host could not make an instance.
+    #[error("the plugin could not be started: {0}")]
+    Instantiate(String),
+}
+
+impl CallError {
+    /// Whether a smaller batch may succeed where this one failed.
+    #[must_use]
+    pub fn is_about_size(&self) -> bool {
+        matches!(self, Self::OutOfFuel { .. } | Self::OutOfMemory { .. })
+    }
+}
+
+/// What a plugin is, from its exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Exports `fold`, and neither `react` nor `decide`.
+    View,
+    /// Exports `react`.
+    Republisher,
+    /// Exports `decide`.
+    CommandHandler,
+}
+
+/// What a component exports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of independent capabilities")]
+pub struct Capabilities {
+    /// Folds events into states.
+    pub fold: bool,
+    /// Folds, and emits events.
+    pub react: bool,
+    /// Decides commands.
+    pub decide: bool,
+    /// Answers questions.
+    pub query: bool,
+    /// Names the keys of a record.
+    pub route: bool,
+    /// Reads states of another schema.
+    pub migrate: bool,
+    /// Takes parameters.
+    pub configure: bool,
+    /// Emits full-state events.
+    pub emit_state: bool,
+}
+
+impl Capabilities {
+    /// Kind of plugin, or `None` if it exports nothing that makes one.
+    #[must_use]
+    pub fn kind(self) -> Option<Kind> {
+        match (self.fold, self.react, self.decide) {
+            (_, true, false) => Some(Kind::Republisher),
+            (_, false, true) => Some(Kind::CommandHandler),
+            (true, false, false) => Some(Kind::View),
+            _ => None,
+        }
+    }
+}
+
+/// A query or command that a plugin offers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Operation {
+    /// Its name; empty = the default one.
+    pub name: String,
+    /// One sentence.
+    pub summary: String,
+    /// JSON Schema of the arguments, or empty.
+    pub arguments_schema: String,
+    /// JSON Schema of the body, or empty.
+    pub body_schema: String,
+    /// JSON Schema of the answer, or empty.
+    pub answer_schema: String,
+    /// Whether the answer depends on the clock or the caller.
+    pub uses_context: bool,
+}
+
+/// What a plugin says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// Queries on offer.
+    pub queries: Vec<Operation>,
+    /// Commands on offer.
+    pub commands: Vec<Operation>,
+}
+
+/// A component that was checked: everything that is known without running it on data.
+#[derive(Debug, Clone)]
+pub struct Inspection {
+    /// Its identity.
+    pub digest: Digest,
+    /// From its custom section.
+    pub manifest: Manifest,
+    /// From its exports.
+    pub capabilities: Capabilities,
+    /// From its exports.
+    pub kind: Kind,
+    /// From its `describe`.
+    pub description: Description,
+}
+
+/// One reason why a component is refused, with a stable code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Fault {
+    /// Stable code, as in a problem document: `not-wasm`, `not-a-component`, `no-manifest`,
+    /// `bad-manifest`, `forbidden-import`, `wrong-abi`, `no-kind`, `too-large`, `bad-parameters`.
+    pub code: &'static str,
+    /// What is wrong and what to do.
+    pub detail: String,
+}
+
+/// Deploy-time parameters, as `--set` gives them.
+pub type Parameters = BTreeMap<String, String>;
+
+/// Compiles and checks components.
+pub trait PluginEngine: Send + Sync + fmt::Debug {
+    /// Checks a component without keeping it, and runs `describe` and `configure`.
+    ///
+    /// # Errors
+    /// Every fault that was found.
+    fn inspect(&self, component: &[u8], parameters: &Parameters) -> Result<Inspection, Vec<Fault>>;
+
+    /// Compiles a component, or takes its machine code from the cache.
+    ///
+    /// # Errors
+    /// Every fault that was found.
+    fn load(
+        &self,
+        component: &[u8],
+        parameters: &Parameters,
+    ) -> Result<Arc<dyn PluginCode>, Vec<Fault>>;
+}
+
+/// Compiled code of one plugin with its parameters.
+pub trait PluginCode: Send + Sync + fmt::Debug {
+    /// What the component is.
+    fn inspection(&self) -> &Inspection;
+
+    /// A fresh instance, configured, with nothing of any earlier call in it.
+    ///
+    /// # Errors
+    /// [`CallError::Instantiate`], or what `configure` did.
+    fn instance(&self) -> Result<Box<dyn PluginInstance>, CallError>;
+}
+
+/// An instance: made on demand, dropped after any [`CallError`].
+pub trait PluginInstance: Send + fmt::Debug {
+    /// Folds one batch. The answer is checked: as many items as keys, ends that never decrease,
+    /// indices in range, sizes within the manifest's limits.
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError>;
+
+    /// Answers one question.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; the plugin's own word is the inner result.
+    fn answer(
+        &mut self,
+        key: &[u8],
+        state: Option<&[u8]>,
+        question: &Question,
+    ) -> Result<Result<Payload, QueryError>, CallError>;
+
+    /// Fuel that the last call used; 0 before the first.
+    fn fuel_used(&self) -> u64;
+}

@@ -1,0 +1,184 @@
+//! The state port: durable states of one partition of one generation of a plugin, with the position
+//! they belong to. Called by `partition`; the adapters lie beside it.
+//!
+//! Invariants every adapter keeps: a commit is atomic and durable when it returns; states and
+//! checkpoint are never seen apart; opening fences every earlier opener, whose commits then fail
+//! with [`StateError::Fenced`].
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::types::{
+    DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName,
+};
+
+mod checkpoint;
+pub mod memory;
+pub mod objects;
+pub mod slate;
+
+/// Which store: one for each partition of each generation of each plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId {
+    /// Name of the plugin.
+    pub plugin: PluginName,
+    /// Number of the generation.
+    pub generation: GenerationId,
+    /// Number of the partition.
+    pub partition: Partition,
+}
+
+impl fmt::Display for StoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.plugin, self.generation, self.partition)
+    }
+}
+
+/// State of one key, with the offset of the last event that changed it and that event's timestamp.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyState {
+    /// The plugin's bytes.
+    pub state: Bytes,
+    /// Offset of the last event that changed them.
+    pub changed_at: Offset,
+    /// That event's timestamp, in milliseconds since the Unix epoch.
+    pub changed_at_ms: i64,
+}
+
+/// What the states of a store belong to. Written with every commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Ownership under which it was written; only ever grows.
+    pub epoch: Epoch,
+    /// Deployment whose code folded the last event.
+    pub deployment: DeploymentId,
+    /// That code.
+    pub digest: Digest,
+    /// First offset that is not folded.
+    pub next: Offset,
+    /// The last record that was folded, by which a log that was replaced is recognised.
+    pub last: Option<LastRecord>,
+    /// Offset of the first record of this generation, as `start` was resolved.
+    pub start: Offset,
+    /// Whether the log reached back to its first record when this generation began.
+    pub history_complete: bool,
+    /// Input topic's identity, where the log can tell.
+    pub topic_id: Option<[u8; 16]>,
+    /// Input topic's number of partitions: keys move when it changes.
+    pub partitions: u32,
+}
+
+/// Identity of a folded record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRecord {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp, in milliseconds since the Unix epoch.
+    pub timestamp_ms: i64,
+    /// xxh3-64 of its key and value, each behind its length.
+    pub hash: u64,
+}
+
+/// One atomic commit: changed states (`None` = the key has no state any more) and what they belong to.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Each key once.
+    pub changes: Vec<(Bytes, Option<KeyState>)>,
+    /// Position after these changes.
+    pub checkpoint: Checkpoint,
+}
+
+/// States of a partition, ordered by key.
+#[async_trait]
+pub trait PartitionStore: Send + Sync + fmt::Debug {
+    /// What the last commit wrote; `None` in a new store.
+    ///
+    /// # Errors
+    /// [`StateError::Newer`] for a store written by a newer version; [`StateError::Corrupt`].
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError>;
+
+    /// Committed state of a key.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn get(&self, key: &[u8]) -> Result<Option<KeyState>, StateError>;
+
+    /// Committed states behind `after` (exclusive; `None` = from the first) that start with
+    /// `prefix`, at most `limit`, in order of key.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, KeyState)>, StateError>;
+
+    /// Writes one commit; durable when it returns.
+    ///
+    /// # Errors
+    /// [`StateError::Fenced`] when a later opener has the store: nothing was written.
+    async fn commit(&self, commit: Commit) -> Result<(), StateError>;
+
+    /// Merges and collects what earlier commits left, if worth while. Never during a commit.
+    ///
+    /// # Errors
+    /// Any [`StateError`]; nothing is lost by it.
+    async fn maintain(&self) -> Result<(), StateError>;
+
+    /// Closes the store. What was committed stays.
+    async fn close(&self);
+}
+
+/// Opens stores.
+#[async_trait]
+pub trait StateStore: Send + Sync + fmt::Debug {
+    /// Opens a store, creating it if there is none, and fences whoever had it open.
+    ///
+    /// # Errors
+    /// [`StateError::Unavailable`], [`StateError::Corrupt`], [`StateError::Newer`].
+    async fn open(&self, id: &StoreId) -> Result<Box<dyn PartitionStore>, StateError>;
+
+    /// Deletes all stores of a plugin's generation. Nothing happens where there are none.
+    ///
+    /// # Errors
+    /// [`StateError::Unavailable`]: try again.
+    async fn delete(&self, plugin: &PluginName, generation: GenerationId) -> Result<(), StateError>;
+}
+
+/// What can go wrong with a store, by what the caller can do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// It may pass: try again after a pause.
+    #[error("the object store does not answer: {0}")]
+    Unavailable(String),
+    /// A later owner has opened this store.
+    #[error("a later owner has opened this state: {0}")]
+    Fenced(String),
+    /// It cannot be written: rights, a full or read-only disk.
+    #[error("the object store cannot be written: {0}")]
+    NotWritable(String),
+    /// What is stored cannot be read.
+    #[error("the state is damaged: {0}; delete the plugin and deploy it again to rebuild it from the log")]
+    Corrupt(String),
+    /// A newer version wrote it.
+    #[error("the state has format {found}, this version reads up to {known}: start the newer version")]
+    Newer {
+        /// Format found.
+        found: u8,
+        /// Newest format that this version reads.
+        known: u8,
+    },
+}
+
+impl StateError {
+    /// Whether the same call may succeed later without anybody changing the data.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::NotWritable(_))
+    }
+}

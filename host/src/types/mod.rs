@@ -1,0 +1,12 @@
+//! Names, numbers and ids that every layer speaks: plain data, no behaviour beyond validity.
+//!
+//! Invariant: a value of these types is valid. Construction checks it once; nobody checks again.
+
+mod id;
+mod key;
+mod position;
+
+pub use id::{ClusterName, DeploymentId, Digest, Epoch, GenerationId, PluginName, TopicName};
+pub use id::InvalidName;
+pub use key::{InvalidKey, KeyFormat};
+pub use position::{Offset, Partition, RecordPosition, TopicPartition};
