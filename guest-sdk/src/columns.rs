@@ -1,0 +1,106 @@
+//! Reading and writing the flat columns of the plugin ABI without copying item by item.
+//!
+//! Called by the fold glue and by the test driver, which packs batches as the host does. Invariant:
+//! a view never reads outside its column; columns that contradict each other panic (in a plugin: a
+//! trap) with a message, since only a faulty host sends them.
+
+use crate::abi::types::{BytesColumn, OptionalColumn};
+
+/// Mark of an absent item.
+pub(crate) const ABSENT: u8 = 0;
+/// Mark of an item.
+pub(crate) const PRESENT: u8 = 1;
+/// Mark, in `folded` only, of a state that is the same as before.
+pub(crate) const UNCHANGED: u8 = 2;
+
+/// Item `index` of a column of byte strings.
+pub(crate) fn item<'a>(data: &'a [u8], ends: &[u32], index: usize) -> &'a [u8] {
+    let start = match index {
+        0 => 0,
+        _ => ends[index - 1] as usize,
+    };
+    data.get(start..ends[index] as usize)
+        .expect("the ends of a column never decrease and lie inside its data: the host sent others")
+}
+
+impl BytesColumn {
+    /// Item `index`.
+    pub(crate) fn item(&self, index: usize) -> &[u8] {
+        item(&self.data, &self.ends, index)
+    }
+
+    /// Number of items.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Appends an item.
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.data.extend_from_slice(bytes);
+        self.ends.push(end(&self.data));
+    }
+
+    /// A column without items.
+    pub(crate) fn empty() -> Self {
+        Self {
+            data: Vec::new(),
+            ends: Vec::new(),
+        }
+    }
+}
+
+impl OptionalColumn {
+    /// Item `index`, if there is one.
+    pub(crate) fn item(&self, index: usize) -> Option<&[u8]> {
+        (self.marks[index] != ABSENT).then(|| item(&self.data, &self.ends, index))
+    }
+
+    /// A column without items, with room for `items` that take `bytes` together.
+    pub(crate) fn with_capacity(items: usize, bytes: usize) -> Self {
+        Self {
+            data: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(items),
+            marks: Vec::with_capacity(items),
+        }
+    }
+
+    /// Appends an item, or its absence.
+    pub(crate) fn push(&mut self, bytes: Option<&[u8]>) {
+        self.data.extend_from_slice(bytes.unwrap_or_default());
+        self.close(if bytes.is_some() { PRESENT } else { ABSENT });
+    }
+
+    /// Ends the item whose bytes were appended to `data` since the last one.
+    pub(crate) fn close(&mut self, mark: u8) {
+        self.ends.push(end(&self.data));
+        self.marks.push(mark);
+    }
+}
+
+fn end(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).expect("a column holds less than 4 GiB, as all of a plugin's memory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_item_is_not_an_absent_one() {
+        let mut column = OptionalColumn::with_capacity(3, 0);
+        column.push(Some(b"a"));
+        column.push(None);
+        column.push(Some(b""));
+        assert_eq!(column.marks, [PRESENT, ABSENT, PRESENT]);
+        assert_eq!(column.ends, [1, 1, 1]);
+        assert_eq!(column.item(0), Some(&b"a"[..]));
+        assert_eq!(column.item(1), None);
+        assert_eq!(column.item(2), Some(&b""[..]));
+    }
+
+    #[test]
+    #[should_panic(expected = "never decrease")]
+    fn ends_outside_the_data_are_found() {
+        item(b"ab", &[3], 0);
+    }
+}

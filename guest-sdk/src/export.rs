@@ -1,0 +1,166 @@
+//! [`export!`](crate::export): makes a crate a plugin.
+//!
+//! Invoked once by every plugin. Invariant: the component exports exactly the capabilities that are
+//! named, and natively (in tests) the macro only checks that the traits are there.
+
+/// Makes this crate a foldhost plugin: `export!(Type)` for a [`View`](crate::View) without queries,
+/// `export!(Type: View + Query)` with [`Query`](crate::Query), and `+ Configure` with
+/// [`Configure`](crate::Configure). Once per crate; the crate is a `cdylib`.
+///
+/// What is named here is what the component offers: the host tells a plugin's kind and capabilities
+/// from its exports.
+///
+/// ```
+/// # use foldhost_sdk::{Event, Json, NoArguments, Queries, Query, Raw, Reject, View};
+/// # struct Tally;
+/// # impl View for Tally {
+/// #     type State = Json<u64>;
+/// #     type Event = Raw;
+/// #     fn fold(state: &mut Option<Json<u64>>, _event: &Event<Raw>) -> Result<(), Reject> {
+/// #         state.get_or_insert_default().0 += 1;
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Query for Tally {
+/// #     fn queries(on: &mut Queries<Self>) {
+/// #         on.default("The count").answer(|question, NoArguments {}| Ok(question.state()?.0));
+/// #     }
+/// # }
+/// foldhost_sdk::export!(Tally: View + Query);
+/// ```
+///
+/// A capability whose trait is not implemented does not compile:
+///
+/// ```compile_fail
+/// # use foldhost_sdk::{Event, Raw, Reject, View};
+/// # struct Keep;
+/// # impl View for Keep {
+/// #     type State = Raw;
+/// #     type Event = Raw;
+/// #     fn fold(state: &mut Option<Raw>, event: &Event<Raw>) -> Result<(), Reject> { Ok(()) }
+/// # }
+/// foldhost_sdk::export!(Keep: View + Query); // Keep is no Query
+/// ```
+#[macro_export]
+macro_rules! export {
+    ($plugin:ty) => {
+        $crate::__export_plugin!($plugin, View);
+    };
+    ($plugin:ty : $first:ident $(+ $more:ident)*) => {
+        $crate::__export_plugin!($plugin, $first $($more)*);
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_plugin {
+    ($plugin:ty, $($capability:ident)+) => {
+        const _: () = {
+            $( $crate::__check_capability!($capability $plugin); )+
+        };
+
+        #[cfg(target_arch = "wasm32")]
+        const _: () = {
+            struct FoldhostPlugin;
+
+            $( $crate::__export_capability!($capability $plugin, FoldhostPlugin); )+
+
+            impl $crate::__private::abi::describe::Guest for FoldhostPlugin {
+                fn describe() -> $crate::__private::abi::describe::Description {
+                    $crate::__private::enter();
+                    #[allow(unused_mut)]
+                    let mut queries = ::std::vec::Vec::new();
+                    $( $crate::__describe_capability!($capability $plugin, queries); )+
+                    $crate::__private::abi::describe::Description {
+                        queries,
+                        commands: ::std::vec::Vec::new(),
+                        schemas: ::std::vec::Vec::new(),
+                    }
+                }
+            }
+            $crate::__private::abi::describe::export!(
+                FoldhostPlugin with_types_in $crate::__private::abi::describe
+            );
+        };
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __check_capability {
+    (View $plugin:ty) => {
+        const fn view<T: $crate::View>() {}
+        view::<$plugin>();
+    };
+    (Query $plugin:ty) => {
+        const fn query<T: $crate::Query>() {}
+        query::<$plugin>();
+    };
+    (Configure $plugin:ty) => {
+        const fn configure<T: $crate::Configure>() {}
+        configure::<$plugin>();
+    };
+    ($other:ident $plugin:ty) => {
+        compile_error!(concat!(
+            "unknown capability `",
+            stringify!($other),
+            "`: name View, and any of Query and Configure, as in `export!(Type: View + Query)`"
+        ));
+    };
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_capability {
+    (View $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::fold::Guest for $guest {
+            fn fold(
+                before: $crate::__private::abi::types::States,
+                batch: $crate::__private::abi::types::Events,
+            ) -> $crate::__private::abi::types::Folded {
+                $crate::__private::enter();
+                $crate::__private::fold_batch::<$plugin>(&before, &batch)
+            }
+        }
+        $crate::__private::abi::fold::export!($guest with_types_in $crate::__private::abi::fold);
+    };
+    (Query $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::query::Guest for $guest {
+            fn answer(
+                key: ::std::vec::Vec<u8>,
+                state: ::std::option::Option<::std::vec::Vec<u8>>,
+                question: $crate::__private::abi::query::Request,
+            ) -> ::std::result::Result<
+                $crate::__private::abi::types::Payload,
+                $crate::__private::abi::query::QueryError,
+            > {
+                $crate::__private::enter();
+                $crate::__private::answer::<$plugin>(&key, state.as_deref(), question)
+            }
+        }
+        $crate::__private::abi::query::export!($guest with_types_in $crate::__private::abi::query);
+    };
+    (Configure $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::configure::Guest for $guest {
+            fn configure(
+                parameters: ::std::vec::Vec<(::std::string::String, ::std::string::String)>,
+            ) -> ::std::result::Result<(), ::std::string::String> {
+                $crate::__private::enter();
+                $crate::__private::configure::<$plugin>(&parameters)
+            }
+        }
+        $crate::__private::abi::configure::export!(
+            $guest with_types_in $crate::__private::abi::configure
+        );
+    };
+    ($other:ident $plugin:ty, $guest:ident) => {};
+}
+
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __describe_capability {
+    (Query $plugin:ty, $queries:ident) => {
+        $queries = $crate::__private::describe::<$plugin>();
+    };
+    ($other:ident $plugin:ty, $queries:ident) => {};
+}

@@ -1,0 +1,301 @@
+//! The native test driver: a plugin's logic under `cargo test`, without wasm and without a host.
+//!
+//! Used by plugin authors. It packs records into the columns that the host sends, calls the same glue
+//! that runs in the sandbox, and checks what comes back as the host does; so what passes here folds
+//! there.
+
+mod check;
+mod play;
+mod record;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+pub use record::{Record, When};
+
+use self::play::Partition;
+use crate::abi::query::Request;
+use crate::abi::types::{CallContext, Payload as AbiPayload};
+use crate::fold::read_state;
+use crate::log::{self, Level};
+use crate::parameters::{self, Parameters};
+use crate::{Configure, Payload, Query, QueryError, Reject, Timestamp, View, query};
+
+/// A partition of a host in miniature: it folds records and answers questions.
+///
+/// ```
+/// use foldhost_sdk::testing::{Driver, Record};
+/// use foldhost_sdk::{Event, Json, Reject, View};
+///
+/// /// The balance of an account, never below zero.
+/// struct Balance;
+/// impl View for Balance {
+///     type State = Json<i64>;
+///     type Event = Json<i64>;
+///     fn fold(state: &mut Option<Json<i64>>, event: &Event<Json<i64>>) -> Result<(), Reject> {
+///         let balance = state.get_or_insert_default();
+///         balance.0 += event.required()?.0;
+///         if balance.0 < 0 {
+///             return Err(Reject::new("overdrawn", format!("{} are missing", -balance.0)));
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let mut driver = Driver::<Balance>::new();
+/// driver.send(Record::new("ann", &Json(5))).unwrap();
+/// let reject = driver.send(Record::new("ann", &Json(-7))).unwrap_err();
+/// assert_eq!(reject.code(), "overdrawn");
+/// assert_eq!(driver.state("ann"), Some(Json(5)));   // as if the record were not there
+/// driver.assert_deterministic();
+/// ```
+pub struct Driver<V: View> {
+    partition: Partition,
+    sent: Vec<Record>,
+    rejections: Vec<Rejection>,
+    logs: Vec<(Level, String)>,
+    parameters: Option<Parameters>,
+    now: Timestamp,
+    principal: Option<String>,
+    view: PhantomData<V>,
+}
+
+/// A record that was not applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// Which of all records that were sent, from 0.
+    pub record: usize,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What the view says.
+    pub reject: Reject,
+}
+
+impl<V: View> Default for Driver<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<V: View> fmt::Debug for Driver<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver")
+            .field("view", &std::any::type_name::<V>())
+            .field("records", &self.sent.len())
+            .field("keys", &self.partition.states.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<V: View> Driver<V> {
+    /// An empty partition; for a view without parameters.
+    pub fn new() -> Self {
+        Self::with_parameters(None)
+    }
+
+    fn with_parameters(parameters: Option<Parameters>) -> Self {
+        Self {
+            partition: Partition::default(),
+            sent: Vec::new(),
+            rejections: Vec::new(),
+            logs: Vec::new(),
+            parameters,
+            now: Timestamp::default(),
+            principal: None,
+            view: PhantomData,
+        }
+    }
+
+    /// Folds one record.
+    ///
+    /// # Errors
+    /// The view rejects it, or it cannot be decoded. The state of its key is as before, and the
+    /// driver goes on (as a host does under `on-error = "dead-letter"`).
+    pub fn send(&mut self, record: Record) -> Result<(), Reject> {
+        match self.send_all([record]).pop() {
+            Some(rejection) => Err(rejection.reject),
+            None => Ok(()),
+        }
+    }
+
+    /// Folds records in one call, as one batch, and gives the rejected ones.
+    pub fn send_all(&mut self, records: impl IntoIterator<Item = Record>) -> Vec<Rejection> {
+        let first = self.sent.len();
+        self.sent.extend(records);
+        let batch = &self.sent[first..];
+        let partition = &mut self.partition;
+        let rejected = scope(&mut self.logs, &self.parameters, || {
+            partition.fold::<V>(batch)
+        });
+        let rejected: Vec<_> = rejected
+            .into_iter()
+            .map(|(index, reject)| Rejection {
+                record: first + index,
+                key: batch[index].key().to_vec(),
+                reject,
+            })
+            .collect();
+        self.rejections.extend_from_slice(&rejected);
+        rejected
+    }
+
+    /// The state of a key.
+    ///
+    /// # Panics
+    /// The state cannot be decoded: the codec does not read what it writes.
+    pub fn state(&self, key: impl AsRef<[u8]>) -> Option<V::State> {
+        let bytes = self.state_bytes(key.as_ref())?;
+        Some(read_state::<V>(key.as_ref(), bytes))
+    }
+
+    /// The state of a key as the host stores it.
+    pub fn state_bytes(&self, key: impl AsRef<[u8]>) -> Option<&[u8]> {
+        self.partition.states.get(key.as_ref()).map(Vec::as_slice)
+    }
+
+    /// All keys that have a state, with its bytes, in the order of the keys.
+    pub fn states(&self) -> &BTreeMap<Vec<u8>, Vec<u8>> {
+        &self.partition.states
+    }
+
+    /// Every record that was not applied, in the order of sending.
+    pub fn rejections(&self) -> &[Rejection] {
+        &self.rejections
+    }
+
+    /// What the plugin has logged so far, in this driver.
+    pub fn logs(&self) -> &[(Level, String)] {
+        &self.logs
+    }
+
+    /// Sets the host's clock, for queries that use the context. It stands at the Unix epoch at first.
+    pub fn set_now(&mut self, now: impl Into<When>) {
+        self.now = now.into().0;
+    }
+
+    /// Sets who asks, for queries that use the context. At first nobody is known.
+    pub fn set_principal(&mut self, principal: Option<&str>) {
+        self.principal = principal.map(str::to_owned);
+    }
+
+    /// Checks that everything sent so far is folded to the same bytes and the same rejections however
+    /// it is cut into batches: as it was sent, in one batch, one by one, and in threes behind an
+    /// event that does not count. That finds what a host would find too late: order by address
+    /// (`HashMap`), a clock, chance, and anything kept in a global or thread-local from one event to
+    /// the next, since every run finds there what the runs before it left.
+    ///
+    /// # Panics
+    /// Two runs differ; the message says which, for which key, and how.
+    pub fn assert_deterministic(&mut self) {
+        let (partition, sent) = (&self.partition, &self.sent);
+        let rejections = &self.rejections;
+        scope(&mut self.logs, &self.parameters, || {
+            check::deterministic::<V>(partition, rejections, sent);
+        });
+    }
+
+    /// Checks that records which come more than once change nothing: everything sent so far, with
+    /// every record twice in a row, and then as a whole twice, must end in the same bytes.
+    ///
+    /// Not every view has to pass: a count of records does not. The host folds every record of the log
+    /// exactly once; this is about producers that write a record twice.
+    ///
+    /// # Panics
+    /// A state differs; the message says of which key, and how.
+    pub fn assert_idempotent(&mut self) {
+        let sent = &self.sent;
+        scope(&mut self.logs, &self.parameters, || {
+            check::idempotent::<V>(sent);
+        });
+    }
+}
+
+impl<V: Configure> Driver<V> {
+    /// An empty partition for a view with parameters.
+    ///
+    /// # Errors
+    /// What the host would refuse the deployment with.
+    pub fn configured(parameters: &[(&str, &str)]) -> Result<Self, String> {
+        let parameters = parameters::read::<V>(&owned(parameters))?;
+        Ok(Self::with_parameters(Some(parameters)))
+    }
+}
+
+impl<V: Query> Driver<V> {
+    /// Asks a query (empty name = the default one) about a key, and reads the answer as JSON.
+    ///
+    /// # Errors
+    /// What the view says, and what is wrong with the arguments.
+    ///
+    /// # Panics
+    /// The answer is not JSON; use [`ask`](Self::ask).
+    pub fn query(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        name: &str,
+        arguments: &[(&str, &str)],
+    ) -> Result<serde_json::Value, QueryError> {
+        let answer = self.ask(key, name, arguments, None)?;
+        let json = serde_json::from_slice(&answer.body);
+        Ok(json.unwrap_or_else(|error| panic!("the answer of `{name}` is not JSON: {error}")))
+    }
+
+    /// Asks a query, with a body or without, and gives the answer as it is.
+    ///
+    /// # Errors
+    /// What the view says, and what is wrong with the arguments.
+    pub fn ask(
+        &mut self,
+        key: impl AsRef<[u8]>,
+        name: &str,
+        arguments: &[(&str, &str)],
+        body: Option<Payload>,
+    ) -> Result<Payload, QueryError> {
+        let key = key.as_ref();
+        let state = self.partition.states.get(key).map(Vec::as_slice);
+        let change = state.and(self.partition.changes.get(key));
+        let request = Request {
+            name: name.to_owned(),
+            arguments: owned(arguments),
+            content: body.map(|payload| AbiPayload {
+                content_type: payload.content_type,
+                body: payload.body,
+            }),
+            accept: String::new(),
+            context: CallContext {
+                now: self.now.millis(),
+                version: change.map(|change| change.offset),
+                changed_at: change.map(|change| change.timestamp.millis()),
+                principal: self.principal.clone(),
+                headers: Vec::new(),
+            },
+        };
+        scope(&mut self.logs, &self.parameters, || {
+            query::ask::<V>(key, state, request)
+        })
+    }
+}
+
+/// Runs a call into the plugin: with these parameters, and with what it logs put to `logs`.
+fn scope<T>(
+    logs: &mut Vec<(Level, String)>,
+    parameters: &Option<Parameters>,
+    call: impl FnOnce() -> T,
+) -> T {
+    let outer = parameters::install(parameters.clone());
+    let (result, lines) = log::collected(call);
+    parameters::install(outer);
+    logs.extend(lines);
+    result
+}
+
+fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
