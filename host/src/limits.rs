@@ -57,6 +57,38 @@ pub const PLUGIN_LOG_LINES_PER_SECOND_MAX: u32 = 20;
 /// Longest log line of a plugin, in bytes.
 pub const PLUGIN_LOG_LINE_BYTES_MAX: usize = 4 * 1024;
 
+/// Most inputs of one plugin; an event carries the index of its input in a byte.
+pub const PLUGIN_INPUTS_MAX: usize = 16;
+/// Least linear memory that a manifest may ask for: a Rust guest starts with a little more.
+pub const PLUGIN_MEMORY_BYTES_MIN: usize = 1024 * 1024;
+/// Least fuel that a manifest may ask for one call.
+pub const PLUGIN_FUEL_MIN: u64 = 1_000_000;
+/// Stack of a call inside the sandbox.
+pub const PLUGIN_STACK_BYTES_MAX: usize = 512 * 1024;
+/// Elements of one table of an instance (a Rust guest has one per function whose address is taken).
+pub const PLUGIN_TABLE_ELEMENTS_MAX: usize = 100_000;
+/// Core instances, memories and tables inside one instance of a component.
+pub const PLUGIN_CORE_INSTANCES_MAX: usize = 32;
+/// Fuel that a log line costs, besides one unit for each of its bytes.
+pub const PLUGIN_LOG_LINE_FUEL: u64 = 1_000;
+/// Pace of the watchdog that stops stuck calls.
+pub const PLUGIN_WATCHDOG_TICK: Duration = Duration::from_secs(1);
+/// Longest code of a rejection or of a query's error, in bytes; it becomes a metric's label.
+pub const PLUGIN_CODE_BYTES_MAX: usize = 64;
+/// Longest sentence that a plugin says about a rejection or an error, in bytes; more is cut.
+pub const PLUGIN_REASON_BYTES_MAX: usize = 1024;
+/// Longest media type of an answer, in bytes.
+pub const PLUGIN_MEDIA_TYPE_BYTES_MAX: usize = 256;
+/// Most queries, and most commands, of one plugin.
+pub const PLUGIN_OPERATIONS_MAX: usize = 64;
+/// Largest schema of one operation, in bytes.
+pub const PLUGIN_SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Machine code of plugins that is kept on disk; the longest unused goes first.
+pub const MACHINE_CODE_CACHE_BYTES_MAX: u64 = 512 * 1024 * 1024;
+
+/// What a compiler said last and `plugin build` keeps for its error, in bytes.
+pub const BUILD_OUTPUT_BYTES_MAX: usize = 64 * 1024;
+
 /// Commit interval of a view, unless the manifest says otherwise.
 pub const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
 /// Shortest commit interval that a manifest may ask for.
@@ -67,6 +99,28 @@ pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
 pub const DIRTY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes of states that all partitions of a host keep in memory by default.
 pub const STATE_CACHE_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+
+/// Bytes of blocks, indexes and filters that all stores of a host share in memory by default.
+pub const STATE_BLOCK_CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// How long one call to a store may take before it counts as unanswered.
+pub const STATE_CALL_MAX: Duration = Duration::from_secs(20);
+/// How long closing a store may take; nothing is lost by cutting it short.
+pub const STATE_CLOSE_MAX: Duration = Duration::from_secs(5);
+/// Commits of one store that wait to be merged before a merge is worth while.
+pub const STATE_MERGE_COMMITS: usize = 16;
+/// Commits of one store that may wait to be merged; the next commit merges first.
+pub const STATE_UNMERGED_COMMITS_MAX: usize = 128;
+/// How long one merge may take before it is put off; it goes on from there the next time.
+pub const STATE_MERGE_MAX: Duration = Duration::from_secs(60);
+/// Commits of one store between two collections of what is no longer referenced.
+pub const STATE_COLLECT_COMMITS: u64 = 64;
+/// How long replaced states stay readable for reads that began before they were replaced.
+pub const STATE_GARBAGE_AGE: Duration = Duration::from_secs(60);
+/// How long replaced manifests stay. A host that stalls for longer inside a commit may take a commit
+/// for done that nobody will ever read.
+pub const STATE_MANIFEST_AGE: Duration = Duration::from_secs(600);
+/// Codes of rejections that are counted apart for one partition; the others count as `other`.
+pub const METRIC_REJECTION_CODES_MAX: usize = 32;
 
 /// Bytes that are read and thrown away so that a client sees the 413 for its too large body.
 pub const BODY_DRAIN_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -82,8 +136,38 @@ pub const PAGE_ITEMS_DEFAULT: usize = 100;
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Wait of a query with `Foldhost-Min-Position`, unless `Prefer: wait=` says otherwise.
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(5);
+/// Queries of one plugin that are answered at the same time, each on an instance of its own.
+pub const QUERIES_CONCURRENT_MAX: usize = 8;
+/// How long the verdict on a deployment may take to come back through the log.
+pub const VERDICT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How often a running plugin looks whether its input topic is still what it was.
+pub const TOPIC_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Requests that are served at the same time; more wait in the listener's backlog.
 pub const REQUESTS_CONCURRENT_MAX: usize = 4_096;
+
+/// How long a client may take to send the head of a request; a connection that asks nothing for this
+/// long is closed.
+pub const REQUEST_HEAD_MAX: Duration = Duration::from_secs(60);
+/// How long a client may take to send a body.
+pub const REQUEST_BODY_MAX: Duration = Duration::from_secs(120);
+/// Bytes of bodies that are held in memory at the same time; more wait.
+pub const BODIES_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Largest body of a question to a view.
+pub const QUESTION_BYTES_MAX: usize = 1024 * 1024;
+/// Largest JSON body of requests about topics.
+pub const SETTINGS_BODY_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of answers or records on one page, unless a single one is larger.
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Keys whose states are fetched at once for a page or a stream.
+pub const PAGE_SCAN_KEYS: usize = 64;
+/// Questions of one page or stream that are answered at the same time.
+pub const PAGE_ANSWERS_CONCURRENT: usize = 4;
+/// Reads of topics over HTTP that run at the same time; more wait.
+pub const TOPIC_READS_CONCURRENT_MAX: usize = 32;
+/// Positions in one `Foldhost-Min-Position`.
+pub const POSITIONS_MAX: usize = 4_096;
+/// How long running requests may take to end once the host stops.
+pub const HTTP_DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// Consumer group session: a killed host's partitions move after it.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(6);
@@ -98,6 +182,80 @@ pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a clean stop may take before the process ends anyway; nothing is lost by it.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
 
+/// Most threads that fold.
+pub const WORKER_THREADS_MAX: usize = 256;
+
+/// Events of the demo's data that are written in one transaction, with the loader's progress.
+pub const DEMO_TRANSACTION_EVENTS: usize = 5_000;
+/// Most rows of a data set that the demo takes; it sorts them in memory.
+pub const DEMO_ROWS_MAX: usize = 5_000_000;
+/// Largest answer that the command line takes from a host, in bytes.
+pub const CLIENT_ANSWER_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Records that the command line sends in one append.
+pub const CLIENT_APPEND_RECORDS_MAX: usize = 10_000;
+/// Bytes of records that the command line sends in one append, unless a single one is larger.
+pub const CLIENT_APPEND_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of records in one chunk of the embedded log, unless a single record is larger: large enough
+/// that an entry's own cost vanishes, small enough that a reader may hold one.
+pub const EMBEDDED_CHUNK_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of appends that wait for the embedded log's writer; a larger one waits alone.
+pub const EMBEDDED_QUEUE_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Fewest bytes that a waiting append counts as: bounds how many wait.
+pub const EMBEDDED_QUEUE_ITEM_BYTES_MIN: usize = 1024;
+/// Bytes of appends that share one fsync, unless a single one is larger.
+pub const EMBEDDED_GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Block cache of the embedded log.
+pub const EMBEDDED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
+/// Memory that the embedded log fills before it writes a table; it may hold five of these.
+pub const EMBEDDED_MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// Sealed journals of the embedded log: what opening it may have to read again.
+pub const EMBEDDED_JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Partitions of all topics of an embedded log together.
+pub const EMBEDDED_PARTITIONS_MAX: usize = 100_000;
+/// New bytes in a partition of a compacted topic before it is compacted again.
+pub const EMBEDDED_COMPACT_BYTES_MIN: usize = 1024 * 1024;
+/// Distinct keys that one pass of compaction remembers; records behind them wait for another pass.
+pub const EMBEDDED_COMPACT_KEYS_MAX: usize = 1_000_000;
+/// Bytes that one step of background work reads between two groups of appends.
+pub const EMBEDDED_CHORE_BYTES_MAX: usize = 1024 * 1024;
+/// Chunks that one step of background work removes between two groups of appends.
+pub const EMBEDDED_CHORE_CHUNKS_MAX: usize = 1_024;
+/// How long an append waits before it asks whether the store still works.
+pub const EMBEDDED_PROBE_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest transactional id, in bytes.
+pub const TRANSACTIONAL_ID_BYTES_MAX: usize = 512;
+
+/// Longest wait for one answer of a Kafka broker about topics and offsets.
+pub const KAFKA_REQUEST_MAX: Duration = Duration::from_secs(10);
+/// Longest time that a record may take to be written to Kafka, retries included.
+pub const KAFKA_DELIVERY_MAX: Duration = Duration::from_secs(30);
+/// Longest time for a transaction to be begun, committed or aborted.
+pub const KAFKA_TRANSACTION_MAX: Duration = Duration::from_secs(30);
+/// How long a created or deleted topic may take to be seen as such by the brokers.
+pub const KAFKA_TOPIC_SETTLE_MAX: Duration = Duration::from_secs(30);
+/// How long a broker may hold back an answer to a fetch because there is nothing to read.
+pub const KAFKA_FETCH_WAIT_MAX: Duration = Duration::from_millis(250);
+/// How long leaving a group may take before the membership is given up without it.
+pub const KAFKA_LEAVE_MAX: Duration = Duration::from_secs(5);
+/// Age from which on the number of a topic's partitions is asked for again.
+pub const KAFKA_TOPIC_AGE_MAX: Duration = Duration::from_secs(1);
+/// Most topics whose number of partitions is remembered.
+pub const KAFKA_TOPICS_CACHED_MAX: usize = 1_024;
+/// Bytes that wait to be written by one Kafka producer.
+pub const KAFKA_WRITER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Records that wait in front of one partition's worker before no more are fetched from Kafka: each
+/// costs some hundred bytes besides its own.
+pub const KAFKA_READER_QUEUE_RECORDS_MAX: usize = 20_000;
+/// What Kafka's protocol adds to the bytes of a record and of a batch that holds only it.
+pub const KAFKA_RECORD_OVERHEAD_BYTES_MAX: usize = 64 * 1024;
+/// Events of one Kafka client that are served before other tasks get their turn.
+pub const KAFKA_EVENTS_SERVED_MAX: usize = 256;
+/// Records that one call takes from a Kafka partition queue.
+pub const KAFKA_RECORDS_TAKEN_MAX: usize = 1_024;
+/// Changes of an assignment that wait to be taken from a membership.
+pub const ASSIGNMENT_CHANGES_MAX: usize = 64;
+
 const _: () = {
     assert!(BATCH_BYTES_MAX <= READER_QUEUE_BYTES_MAX);
     assert!(READER_QUEUE_BYTES_MAX <= READER_QUEUES_BYTES_MAX);
@@ -105,6 +263,12 @@ const _: () = {
     assert!(RECORD_BYTES_DEFAULT <= APPEND_BODY_BYTES_MAX);
     assert!(APPEND_BODY_BYTES_MAX <= BODY_DRAIN_BYTES_MAX);
     assert!(KEY_BYTES_MAX < RECORD_BYTES_DEFAULT);
+    assert!(EMBEDDED_CHUNK_BYTES_MAX <= EMBEDDED_GROUP_BYTES_MAX);
+    assert!(EMBEDDED_GROUP_BYTES_MAX <= EMBEDDED_QUEUE_BYTES_MAX);
+    assert!(RECORD_BYTES_MAX <= EMBEDDED_QUEUE_BYTES_MAX);
+    assert!(EMBEDDED_QUEUE_BYTES_MAX <= u32::MAX as usize);
+    assert!(EMBEDDED_QUEUE_ITEM_BYTES_MIN < EMBEDDED_QUEUE_BYTES_MAX);
+    assert!(PARTITIONS_MAX as usize <= EMBEDDED_PARTITIONS_MAX);
     assert!(STATE_BYTES_DEFAULT <= STATE_BYTES_MAX);
     assert!(STATE_BYTES_DEFAULT <= BATCH_STATE_BYTES_MAX);
     assert!(STATE_BYTES_MAX <= DIRTY_BYTES_MAX);
@@ -113,8 +277,22 @@ const _: () = {
     // A call copies a batch and its states in and out of the sandbox.
     assert!(2 * (BATCH_BYTES_MAX + BATCH_STATE_BYTES_MAX) < PLUGIN_MEMORY_BYTES_DEFAULT);
     assert!(PLUGIN_FUEL_DEFAULT <= PLUGIN_FUEL_MAX);
+    assert!(PLUGIN_FUEL_MIN <= PLUGIN_FUEL_DEFAULT);
+    assert!(PLUGIN_MEMORY_BYTES_MIN <= PLUGIN_MEMORY_BYTES_DEFAULT);
+    assert!(PLUGIN_INPUTS_MAX <= u8::MAX as usize);
+    assert!(PLUGIN_WATCHDOG_TICK.as_millis() < PLUGIN_CALL_MAX.as_millis());
     assert!(COMMIT_INTERVAL_MIN.as_millis() < COMMIT_INTERVAL_DEFAULT.as_millis());
     assert!(PAGE_ITEMS_DEFAULT <= PAGE_ITEMS_MAX);
+    assert!(CLIENT_APPEND_RECORDS_MAX <= APPEND_RECORDS_MAX);
+    assert!(CLIENT_APPEND_BYTES_MAX + RECORD_BYTES_MAX <= APPEND_BODY_BYTES_MAX);
+    assert!(STATE_MERGE_COMMITS < STATE_UNMERGED_COMMITS_MAX);
+    // A scan or a read is over long before what it reads from is collected.
+    assert!(STATE_CALL_MAX.as_millis() < STATE_GARBAGE_AGE.as_millis());
+    assert!(SESSION_TIMEOUT.as_millis() * 10 < STATE_MANIFEST_AGE.as_millis());
+    assert!(APPEND_BODY_BYTES_MAX <= BODIES_BYTES_MAX);
+    assert!(COMPONENT_BYTES_MAX <= BODIES_BYTES_MAX);
+    assert!(HTTP_DRAIN_MAX.as_millis() < SHUTDOWN_MAX.as_millis());
+    assert!(RECORD_BYTES_MAX + KAFKA_RECORD_OVERHEAD_BYTES_MAX <= KAFKA_WRITER_QUEUE_BYTES_MAX);
     // Three heartbeats may be lost before a session ends.
     assert!(HEARTBEAT_INTERVAL.as_millis() * 3 < SESSION_TIMEOUT.as_millis());
 };

@@ -1,1 +1,258 @@
-//! (being written)
+//! The bytes that stores hold: [`KeyState`] and [`Checkpoint`]. Called by the adapters beside it.
+//!
+//! Invariant: the first byte is the format's version. What a released version wrote stays readable;
+//! what a newer one wrote is refused with [`StateError::Newer`], never guessed at.
+//!
+//! Version 1 of a state, read on every cache miss, has a fixed layout, all numbers big-endian:
+//!
+//! | bytes | |
+//! |---|---|
+//! | 0 | version, 1 |
+//! | 1..9 | offset of the last event that changed it |
+//! | 9..17 | that event's timestamp, milliseconds since the Unix epoch, signed |
+//! | 17.. | the plugin's bytes |
+//!
+//! Version 1 of a checkpoint is its version byte and the protobuf message [`CheckpointV1`]: fields
+//! may be added, none may change its meaning without a new version.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use prost::Message;
+
+use super::{Checkpoint, KeyState, LastRecord, StateError};
+use crate::types::{DeploymentId, Digest, Epoch, Offset};
+
+const VERSION: u8 = 1;
+const STATE_HEADER_BYTES: usize = 17;
+
+#[derive(Clone, PartialEq, Message)]
+struct CheckpointV1 {
+    #[prost(uint64, tag = "1")]
+    epoch: u64,
+    #[prost(uint64, tag = "2")]
+    deployment: u64,
+    #[prost(bytes = "bytes", tag = "3")]
+    digest: Bytes,
+    #[prost(uint64, tag = "4")]
+    next: u64,
+    #[prost(message, optional, tag = "5")]
+    last: Option<LastRecordV1>,
+    #[prost(uint64, tag = "6")]
+    start: u64,
+    #[prost(bool, tag = "7")]
+    history_complete: bool,
+    #[prost(bytes = "bytes", optional, tag = "8")]
+    topic_id: Option<Bytes>,
+    #[prost(uint32, tag = "9")]
+    partitions: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LastRecordV1 {
+    #[prost(uint64, tag = "1")]
+    offset: u64,
+    #[prost(sint64, tag = "2")]
+    timestamp_ms: i64,
+    #[prost(fixed64, tag = "3")]
+    hash: u64,
+}
+
+/// Bytes of a state as a store keeps them.
+pub(super) fn encode_state(state: &KeyState) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(STATE_HEADER_BYTES + state.state.len());
+    bytes.put_u8(VERSION);
+    bytes.put_u64(state.changed_at.0);
+    bytes.put_i64(state.changed_at_ms);
+    bytes.put_slice(&state.state);
+    bytes.freeze()
+}
+
+/// The state in `bytes`; its own bytes are shared, not copied.
+pub(super) fn decode_state(bytes: &Bytes) -> Result<KeyState, StateError> {
+    let too_short =
+        || StateError::Corrupt(format!("a state of {} bytes is too short", bytes.len()));
+    check_version(bytes)?;
+    let header = bytes.get(..STATE_HEADER_BYTES).ok_or_else(too_short)?;
+    Ok(KeyState {
+        state: bytes.slice(STATE_HEADER_BYTES..),
+        changed_at: Offset(u64::from_be_bytes(
+            header[1..9].try_into().expect("8 bytes"),
+        )),
+        changed_at_ms: i64::from_be_bytes(header[9..17].try_into().expect("8 bytes")),
+    })
+}
+
+/// Bytes of a checkpoint as a store keeps them.
+pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> Bytes {
+    let message = CheckpointV1 {
+        epoch: checkpoint.epoch.0,
+        deployment: checkpoint.deployment.0,
+        digest: Bytes::copy_from_slice(checkpoint.digest.as_bytes()),
+        next: checkpoint.next.0,
+        last: checkpoint.last.map(|last| LastRecordV1 {
+            offset: last.offset.0,
+            timestamp_ms: last.timestamp_ms,
+            hash: last.hash,
+        }),
+        start: checkpoint.start.0,
+        history_complete: checkpoint.history_complete,
+        topic_id: checkpoint.topic_id.map(|id| Bytes::copy_from_slice(&id)),
+        partitions: checkpoint.partitions,
+    };
+    let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
+    bytes.put_u8(VERSION);
+    message
+        .encode(&mut bytes)
+        .expect("a growing buffer takes every message");
+    bytes.freeze()
+}
+
+/// The checkpoint in `bytes`.
+pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError> {
+    check_version(bytes)?;
+    let damaged =
+        |what: &str| StateError::Corrupt(format!("the checkpoint cannot be read: {what}"));
+    let message =
+        CheckpointV1::decode(bytes.slice(1..)).map_err(|error| damaged(&error.to_string()))?;
+    let digest = message.digest[..]
+        .try_into()
+        .map_err(|_| damaged("its digest has no 32 bytes"))?;
+    let topic_id = match &message.topic_id {
+        Some(id) => Some(
+            id[..]
+                .try_into()
+                .map_err(|_| damaged("its topic id has no 16 bytes"))?,
+        ),
+        None => None,
+    };
+    Ok(Checkpoint {
+        epoch: Epoch(message.epoch),
+        deployment: DeploymentId(message.deployment),
+        digest: Digest::from_bytes(digest),
+        next: Offset(message.next),
+        last: message.last.map(|last| LastRecord {
+            offset: Offset(last.offset),
+            timestamp_ms: last.timestamp_ms,
+            hash: last.hash,
+        }),
+        start: Offset(message.start),
+        history_complete: message.history_complete,
+        topic_id,
+        partitions: message.partitions,
+    })
+}
+
+fn check_version(bytes: &[u8]) -> Result<(), StateError> {
+    match bytes.first() {
+        Some(&VERSION) => Ok(()),
+        Some(&found) if found > VERSION => Err(StateError::Newer {
+            found,
+            known: VERSION,
+        }),
+        Some(&found) => Err(StateError::Corrupt(format!("there is no format {found}"))),
+        None => Err(StateError::Corrupt("an entry is empty".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What version 1 wrote for [`state`]; never changes.
+    const STATE_V1: &[u8] = b"\x01\0\0\0\0\0\0\0\x4d\xff\xff\xff\xff\xff\xff\xff\xfestate";
+
+    /// What version 1 wrote for [`checkpoint`]; never changes.
+    const CHECKPOINT_V1: &[u8] = b"\x01\x08\x07\x10\x2a\x1a\x20\
+        \x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\
+        \x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\
+        \x20\x4e\x2a\x0d\x08\x4d\x10\x03\x19\x08\x07\x06\x05\x04\x03\x02\x01\
+        \x30\x0c\x38\x01\x42\x10\
+        \x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x48\x04";
+
+    fn state() -> KeyState {
+        KeyState {
+            state: Bytes::from_static(b"state"),
+            changed_at: Offset(77),
+            changed_at_ms: -2,
+        }
+    }
+
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            epoch: Epoch(7),
+            deployment: DeploymentId(42),
+            digest: Digest::from_bytes([9; 32]),
+            next: Offset(78),
+            last: Some(LastRecord {
+                offset: Offset(77),
+                timestamp_ms: -2,
+                hash: 0x0102_0304_0506_0708,
+            }),
+            start: Offset(12),
+            history_complete: true,
+            topic_id: Some([5; 16]),
+            partitions: 4,
+        }
+    }
+
+    #[test]
+    fn version_1_is_written_and_read_as_ever() {
+        assert_eq!(encode_state(&state()), STATE_V1);
+        assert_eq!(
+            decode_state(&Bytes::from_static(STATE_V1)).unwrap(),
+            state()
+        );
+        assert_eq!(encode_checkpoint(&checkpoint()), CHECKPOINT_V1);
+        assert_eq!(
+            decode_checkpoint(&Bytes::from_static(CHECKPOINT_V1)).unwrap(),
+            checkpoint()
+        );
+    }
+
+    #[test]
+    fn what_may_be_absent_stays_absent() {
+        let checkpoint = Checkpoint {
+            last: None,
+            topic_id: None,
+            ..checkpoint()
+        };
+        assert_eq!(
+            decode_checkpoint(&encode_checkpoint(&checkpoint)).unwrap(),
+            checkpoint
+        );
+        let state = KeyState {
+            state: Bytes::new(),
+            ..state()
+        };
+        assert_eq!(decode_state(&encode_state(&state)).unwrap(), state);
+    }
+
+    #[test]
+    fn newer_formats_and_damage_are_told_apart() {
+        let newer = Bytes::from_static(b"\x02whatever");
+        assert!(matches!(
+            decode_state(&newer),
+            Err(StateError::Newer { found: 2, known: 1 })
+        ));
+        assert!(matches!(
+            decode_checkpoint(&newer),
+            Err(StateError::Newer { found: 2, known: 1 })
+        ));
+        for damaged in [
+            &b""[..],
+            b"\0",
+            b"\x01short",
+            b"\x01\x08",
+            b"\x01\x1a\x01\x09",
+        ] {
+            let damaged = Bytes::from_static(damaged);
+            assert!(
+                matches!(decode_state(&damaged), Err(StateError::Corrupt(_))),
+                "{damaged:?}"
+            );
+            assert!(
+                matches!(decode_checkpoint(&damaged), Err(StateError::Corrupt(_))),
+                "{damaged:?}"
+            );
+        }
+    }
+}

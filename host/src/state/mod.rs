@@ -10,12 +10,12 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::telemetry::PartitionLabels;
 use crate::types::{
     DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName,
 };
 
 mod checkpoint;
-pub mod memory;
 pub mod objects;
 pub mod slate;
 
@@ -33,6 +33,12 @@ pub struct StoreId {
 impl fmt::Display for StoreId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}/{}", self.plugin, self.generation, self.partition)
+    }
+}
+
+impl From<&StoreId> for PartitionLabels {
+    fn from(id: &StoreId) -> Self {
+        Self { plugin: id.plugin.clone(), generation: id.generation, partition: id.partition }
     }
 }
 

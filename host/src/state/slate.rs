@@ -1,1 +1,237 @@
-//! (being written)
+//! The state port on SlateDB: one database for each partition of each generation of a plugin, in the
+//! host's object store under `state/<plugin>/<generation>/<partition>`. Built by `node`.
+//!
+//! Invariants: SlateDB's write-ahead log is off, because the input topic is the log: a commit is one
+//! sorted file and one new manifest, and the manifest names the file or does not. The writer's epoch
+//! in the manifest is the fence: opening raises it, and a manifest of a lower epoch is never written
+//! again. An idle database costs no CPU: nothing polls, and merging and collecting happen only in
+//! [`PartitionStore::maintain`](super::PartitionStore::maintain). All of SlateDB runs on the runtime
+//! that the store was given, whichever runtime calls.
+
+mod gate;
+mod merge;
+mod partition;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use slatedb::db_cache::DbCache;
+use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::{CloseReason, ErrorKind, Settings};
+use tokio::runtime::Handle;
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::gate::Gate;
+use self::partition::SlatePartition;
+use super::objects::unwritable;
+use super::{PartitionStore, StateError, StateStore, StoreId};
+use crate::limits;
+use crate::types::{GenerationId, PluginName};
+
+/// A commit is one memtable is one sorted file; it is never split by size.
+const MEMTABLE_BYTES: usize = 2 * limits::DIRTY_BYTES_MAX;
+/// One commit that is being written and one that comes after a failed one.
+const UNFLUSHED_BYTES_MAX: usize = 2 * MEMTABLE_BYTES;
+/// The manifest is read when something is written; this is for what nobody writes to.
+const MANIFEST_POLL_INTERVAL: Duration = Duration::from_secs(3600);
+/// From this many keys a sorted file has a Bloom filter.
+const FILTER_KEYS_MIN: u32 = 64;
+
+/// How the databases of a host are kept.
+#[derive(Debug, Clone)]
+pub struct SlateSettings {
+    /// Bytes of blocks, indexes and filters that all databases share in memory.
+    pub block_cache_bytes: u64,
+    /// Whether the object store can replace an object conditionally; see
+    /// [`Objects::conditional_updates`](super::objects::Objects::conditional_updates).
+    pub conditional_updates: bool,
+    /// Unmerged commits from which on a merge is worth while.
+    pub merge_commits: usize,
+    /// Commits between two collections.
+    pub collect_commits: u64,
+    /// Age from which on replaced states are collected; longer than any read takes.
+    pub garbage_age: Duration,
+    /// Age from which on replaced manifests are collected.
+    pub manifest_age: Duration,
+}
+
+impl Default for SlateSettings {
+    fn default() -> Self {
+        Self {
+            block_cache_bytes: limits::STATE_BLOCK_CACHE_BYTES_DEFAULT,
+            conditional_updates: true,
+            merge_commits: limits::STATE_MERGE_COMMITS,
+            collect_commits: limits::STATE_COLLECT_COMMITS,
+            garbage_age: limits::STATE_GARBAGE_AGE,
+            manifest_age: limits::STATE_MANIFEST_AGE,
+        }
+    }
+}
+
+/// Opens the databases of a host. Cheap to clone.
+#[derive(Clone)]
+pub struct SlateStore {
+    objects: Arc<dyn ObjectStore>,
+    settings: Arc<SlateSettings>,
+    cache: Arc<dyn DbCache>,
+    runtime: Handle,
+}
+
+impl fmt::Debug for SlateStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlateStore")
+            .field("objects", &self.objects)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SlateStore {
+    /// A store in `objects` whose work, background tasks included, runs on `runtime`.
+    #[must_use]
+    pub fn new(objects: Arc<dyn ObjectStore>, settings: SlateSettings, runtime: Handle) -> Self {
+        let options = MokaCacheOptions {
+            max_capacity: settings.block_cache_bytes,
+            ..MokaCacheOptions::default()
+        };
+        Self {
+            objects,
+            settings: Arc::new(settings),
+            cache: Arc::new(MokaCache::new_with_opts(options)),
+            runtime,
+        }
+    }
+
+    async fn open_partition(self, id: StoreId) -> Result<Box<dyn PartitionStore>, StateError> {
+        let gate = Gate::new(Arc::clone(&self.objects));
+        let path = Path::from(format!("state/{id}"));
+        let cache_scope = xxh3_64(path.as_ref().as_bytes());
+        let opening = slatedb::Db::builder(path.clone(), Arc::new(gate.clone()))
+            .with_settings(database_settings())
+            .with_db_cache(Arc::clone(&self.cache), cache_scope)
+            .build();
+        let opened = tokio::select! {
+            biased;
+            opened = opening => opened.map_err(|error| fault(&gate, &error)),
+            reason = gate.unwritable() => Err(StateError::NotWritable(reason)),
+            () = tokio::time::sleep(limits::STATE_CALL_MAX) => Err(no_answer(&gate)),
+        };
+        match opened {
+            Ok(db) => {
+                let (settings, runtime) = (self.settings, self.runtime);
+                Ok(Box::new(SlatePartition::new(
+                    id, path, db, gate, settings, runtime,
+                )))
+            }
+            Err(error) => {
+                gate.shut();
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete_generation(
+        self,
+        plugin: PluginName,
+        generation: GenerationId,
+    ) -> Result<(), StateError> {
+        let prefix = Path::from(format!("state/{plugin}/{generation}"));
+        let listed = self
+            .objects
+            .list(Some(&prefix))
+            .map_ok(|object| object.location)
+            .boxed();
+        let mut deleted = self.objects.delete_stream(listed);
+        while let Some(result) = deleted.next().await {
+            match result {
+                Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => {
+                    return Err(match unwritable(&error) {
+                        Some(reason) => StateError::NotWritable(reason),
+                        None => StateError::Unavailable(error.to_string()),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StateStore for SlateStore {
+    async fn open(&self, id: &StoreId) -> Result<Box<dyn PartitionStore>, StateError> {
+        on(&self.runtime, self.clone().open_partition(id.clone())).await
+    }
+
+    async fn delete(
+        &self,
+        plugin: &PluginName,
+        generation: GenerationId,
+    ) -> Result<(), StateError> {
+        on(
+            &self.runtime,
+            self.clone().delete_generation(plugin.clone(), generation),
+        )
+        .await
+    }
+}
+
+fn database_settings() -> Settings {
+    // One more than ever happens: at the bound SlateDB would wait for somebody to merge.
+    let unmerged_max = limits::STATE_UNMERGED_COMMITS_MAX + 2;
+    Settings {
+        flush_interval: None,
+        wal_enabled: false,
+        manifest_poll_interval: MANIFEST_POLL_INTERVAL,
+        min_filter_keys: FILTER_KEYS_MIN,
+        l0_sst_size_bytes: MEMTABLE_BYTES,
+        l0_max_ssts: unmerged_max,
+        l0_max_ssts_per_key: unmerged_max,
+        l0_flush_parallelism: 1,
+        max_unflushed_bytes: UNFLUSHED_BYTES_MAX,
+        compactor_options: None,
+        garbage_collector_options: None,
+        ..Settings::default()
+    }
+}
+
+/// Runs `work` on the store's runtime. It goes on there even if the caller stops waiting.
+async fn on<T: Send + 'static>(
+    runtime: &Handle,
+    work: impl Future<Output = Result<T, StateError>> + Send + 'static,
+) -> Result<T, StateError> {
+    match runtime.spawn(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(StateError::Unavailable("the host is stopping".to_owned())),
+    }
+}
+
+/// What an error of SlateDB means to the caller.
+fn fault(gate: &Gate, error: &slatedb::Error) -> StateError {
+    match error.kind() {
+        ErrorKind::Closed(CloseReason::Fenced) => StateError::Fenced(error.to_string()),
+        ErrorKind::Data => StateError::Corrupt(error.to_string()),
+        ErrorKind::Closed(_) => {
+            StateError::Fenced(format!("{error}; this store is used up, open it again"))
+        }
+        _ => match gate.unwritable_now() {
+            Some(reason) => StateError::NotWritable(reason),
+            None => StateError::Unavailable(error.to_string()),
+        },
+    }
+}
+
+fn no_answer(gate: &Gate) -> StateError {
+    let last = gate.fault().map_or_else(String::new, |fault| {
+        format!("; the last error was: {fault}")
+    });
+    StateError::Unavailable(format!("nothing within {:?}{last}", limits::STATE_CALL_MAX))
+}

@@ -1,0 +1,382 @@
+//! One open database: reads, commits, upkeep. Made by `slate`, called by `partition`'s worker.
+//!
+//! Invariants: reads see what is durable, never a commit that may still fail; at most one commit
+//! that failed waits inside SlateDB, and nothing new is written before it; nothing is collected
+//! while a commit is under way. A key's first byte keeps the checkpoint apart from the states, so
+//! that states are scanned in order of key.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use object_store::path::Path;
+use slatedb::config::CloseOptions;
+use slatedb::config::{DurabilityLevel, FlushOptions, FlushType, ReadOptions, ScanOptions};
+use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use super::gate::Gate;
+use super::merge::Upkeep;
+use super::{SlateSettings, fault, no_answer, on};
+use crate::limits;
+use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint, encode_state};
+use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError, StoreId};
+
+const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
+const STATE_PREFIX: u8 = 0x01;
+/// Bytes that a scan reads at once.
+const SCAN_READ_BYTES: usize = 64 * 1024;
+
+/// An open database. Dropping it without [`close`](PartitionStore::close) ends it the hard way:
+/// nothing committed is lost.
+pub(super) struct SlatePartition {
+    open: Arc<Open>,
+    runtime: Handle,
+}
+
+struct Open {
+    id: StoreId,
+    db: Db,
+    gate: Gate,
+    settings: Arc<SlateSettings>,
+    upkeep: Upkeep,
+    writing: Mutex<Writing>,
+    maintaining: Mutex<()>,
+}
+
+/// What the one who writes has to know.
+#[derive(Debug)]
+struct Writing {
+    /// Whether a commit failed whose bytes SlateDB still tries to write.
+    unflushed: bool,
+    /// Commits since the last collection; a store that was just opened may have leftovers.
+    commits: u64,
+    /// Whether anything was committed since the last upkeep.
+    changed: bool,
+}
+
+impl fmt::Debug for SlatePartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlatePartition")
+            .field("id", &self.open.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SlatePartition {
+    pub(super) fn new(
+        id: StoreId,
+        path: Path,
+        db: Db,
+        gate: Gate,
+        settings: Arc<SlateSettings>,
+        runtime: Handle,
+    ) -> Self {
+        let upkeep = Upkeep::new(path, gate.clone(), Arc::clone(&settings));
+        let commits = settings.collect_commits;
+        let writing = Mutex::new(Writing {
+            unflushed: false,
+            commits,
+            changed: false,
+        });
+        let maintaining = Mutex::new(());
+        let open = Arc::new(Open {
+            id,
+            db,
+            gate,
+            settings,
+            upkeep,
+            writing,
+            maintaining,
+        });
+        Self { open, runtime }
+    }
+
+    async fn run<T, F>(&self, work: impl FnOnce(Arc<Open>) -> F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StateError>> + Send + 'static,
+    {
+        on(&self.runtime, work(Arc::clone(&self.open))).await
+    }
+}
+
+impl Drop for SlatePartition {
+    fn drop(&mut self) {
+        self.open.gate.shut();
+        let open = Arc::clone(&self.open);
+        self.runtime.spawn(async move { open.close().await });
+    }
+}
+
+#[async_trait]
+impl PartitionStore for SlatePartition {
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
+        self.run(|open| async move {
+            let found = open.read(CHECKPOINT_KEY).await?;
+            found.map(|bytes| decode_checkpoint(&bytes)).transpose()
+        })
+        .await
+    }
+
+    async fn get(&self, key: &[u8]) -> Result<Option<KeyState>, StateError> {
+        let key = state_key(key);
+        self.run(|open| async move {
+            let found = open.read(&key).await?;
+            found.map(|bytes| decode_state(&bytes)).transpose()
+        })
+        .await
+    }
+
+    async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+        let Some(range) = scan_range(prefix, after) else {
+            return Ok(Vec::new());
+        };
+        self.run(|open| async move { open.scan(range, limit).await })
+            .await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), StateError> {
+        self.run(|open| async move { open.commit(commit).await })
+            .await
+    }
+
+    async fn maintain(&self) -> Result<(), StateError> {
+        self.run(|open| async move { open.maintain().await }).await
+    }
+
+    async fn close(&self) {
+        let closed = self.run(|open| async move {
+            open.close().await;
+            Ok(())
+        });
+        if let Err(error) = closed.await {
+            tracing::debug!(store = %self.open.id, %error, "the store was not closed cleanly");
+        }
+    }
+}
+
+impl Open {
+    async fn read(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
+        let options = ReadOptions::new().with_durability_filter(DurabilityLevel::Remote);
+        self.answered(self.db.get_with_options(key, &options)).await
+    }
+
+    async fn scan(
+        &self,
+        range: (Bound<Bytes>, Bound<Bytes>),
+        limit: usize,
+    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+        let options = ScanOptions::new()
+            .with_durability_filter(DurabilityLevel::Remote)
+            .with_read_ahead_bytes(SCAN_READ_BYTES);
+        let found = self
+            .answered(async {
+                let mut found = Vec::new();
+                let mut entries = self.db.scan_with_options(range, &options).await?;
+                while found.len() < limit {
+                    let Some(entry) = entries.next().await? else {
+                        break;
+                    };
+                    found.push((entry.key.slice(1..), entry.value));
+                }
+                Ok(found)
+            })
+            .await?;
+        found
+            .into_iter()
+            .map(|(key, bytes)| Ok((key, decode_state(&bytes)?)))
+            .collect()
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<(), StateError> {
+        let mut writing = self.writing.lock().await;
+        if self.db.manifest().l0().len() >= limits::STATE_UNMERGED_COMMITS_MAX {
+            self.merge().await?;
+        }
+        let batch = batch_of(commit);
+        let flush = FlushOptions {
+            flush_type: FlushType::MemTable,
+        };
+        self.written(async {
+            if writing.unflushed {
+                self.db.flush_with_options(flush.clone()).await?;
+            }
+            writing.unflushed = true;
+            self.db.write(batch).await?;
+            self.db.flush_with_options(flush).await?;
+            writing.unflushed = false;
+            Ok(())
+        })
+        .await?;
+        writing.commits += 1;
+        writing.changed = true;
+        Ok(())
+    }
+
+    async fn maintain(&self) -> Result<(), StateError> {
+        let Ok(_alone) = self.maintaining.try_lock() else {
+            return Ok(());
+        };
+        if !std::mem::take(&mut self.writing.lock().await.changed) {
+            return Ok(());
+        }
+        if self.db.manifest().l0().len() >= self.settings.merge_commits {
+            self.merge().await?;
+        }
+        let mut writing = self.writing.lock().await;
+        if writing.commits >= self.settings.collect_commits {
+            // Whoever was fenced has nothing to collect.
+            self.answered(self.db.refresh_manifest()).await?;
+            self.answered(self.upkeep.collect()).await?;
+            writing.commits = 0;
+        }
+        Ok(())
+    }
+
+    async fn merge(&self) -> Result<(), StateError> {
+        self.answered(self.db.refresh_manifest()).await?;
+        let merged = self
+            .upkeep
+            .merge(self.db.manifest().compactor_epoch())
+            .await;
+        merged.map_err(|error| self.fault(&error))?;
+        self.answered(self.db.refresh_manifest()).await
+    }
+
+    async fn close(&self) {
+        let options = CloseOptions::default().with_flush_type(None);
+        let close = async {
+            let _nobody_writes = self.writing.lock().await;
+            // What is not flushed was never acknowledged; SlateDB would try it for ever.
+            self.gate.shut();
+            self.db.close_with_options(options).await
+        };
+        match tokio::time::timeout(limits::STATE_CLOSE_MAX, close).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(store = %self.id, %error, "closed after an error"),
+            Err(_) => {
+                self.gate.shut();
+                tracing::warn!(store = %self.id, "closing took too long and was cut short");
+            }
+        }
+    }
+
+    /// Waits for a call that reads.
+    async fn answered<T>(
+        &self,
+        call: impl Future<Output = Result<T, slatedb::Error>>,
+    ) -> Result<T, StateError> {
+        match tokio::time::timeout(limits::STATE_CALL_MAX, call).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                if error.kind() == ErrorKind::Data {
+                    // A later owner may have collected what we read from: ask who owns it.
+                    let asked = self.db.refresh_manifest();
+                    let _ = tokio::time::timeout(limits::STATE_CALL_MAX, asked).await;
+                }
+                Err(self.fault(&error))
+            }
+            Err(_) => Err(no_answer(&self.gate)),
+        }
+    }
+
+    /// Waits for a call that writes, but not while the store says that it cannot be written.
+    async fn written(
+        &self,
+        call: impl Future<Output = Result<(), slatedb::Error>>,
+    ) -> Result<(), StateError> {
+        self.gate.clear();
+        tokio::select! {
+            biased;
+            written = call => written.map_err(|error| self.fault(&error)),
+            reason = self.gate.unwritable() => Err(StateError::NotWritable(reason)),
+            () = tokio::time::sleep(limits::STATE_CALL_MAX) => Err(no_answer(&self.gate)),
+        }
+    }
+
+    fn fault(&self, error: &slatedb::Error) -> StateError {
+        match self.db.status().close_reason {
+            Some(CloseReason::Fenced) => StateError::Fenced(self.id.to_string()),
+            Some(_) if error.kind() != ErrorKind::Data => StateError::Fenced(format!(
+                "{} was closed by an error ({error}) and has to be opened again",
+                self.id
+            )),
+            _ => fault(&self.gate, error),
+        }
+    }
+}
+
+fn batch_of(commit: Commit) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    batch.put_bytes(
+        Bytes::from_static(CHECKPOINT_KEY),
+        encode_checkpoint(&commit.checkpoint),
+    );
+    for (key, state) in commit.changes {
+        match state {
+            Some(state) => batch.put_bytes(state_key(&key), encode_state(&state)),
+            None => batch.delete(state_key(&key)),
+        }
+    }
+    batch
+}
+
+fn state_key(key: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(1 + key.len());
+    bytes.put_u8(STATE_PREFIX);
+    bytes.put_slice(key);
+    bytes.freeze()
+}
+
+/// Keys that start with `prefix`, behind `after`; `None` if there can be none.
+fn scan_range(prefix: &[u8], after: Option<&[u8]>) -> Option<(Bound<Bytes>, Bound<Bytes>)> {
+    let first = state_key(prefix);
+    let end = successor(&first);
+    match after.map(state_key) {
+        Some(after) if after >= end => None,
+        Some(after) if after >= first => Some((Bound::Excluded(after), Bound::Excluded(end))),
+        _ => Some((Bound::Included(first), Bound::Excluded(end))),
+    }
+}
+
+/// The first key behind all that start with `prefix`, whose first byte is [`STATE_PREFIX`].
+fn successor(prefix: &[u8]) -> Bytes {
+    let last = prefix
+        .iter()
+        .rposition(|byte| byte.cmp(&u8::MAX) == Ordering::Less);
+    let last = last.expect("the first byte is not 0xff");
+    let mut end = BytesMut::from(&prefix[..=last]);
+    end[last] += 1;
+    end.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scan_covers_its_prefix_and_no_more() {
+        let key = |bytes: &'static [u8]| Bytes::from_static(bytes);
+        let (from, to) = scan_range(b"", None).unwrap();
+        assert_eq!(
+            (from, to),
+            (Bound::Included(key(b"\x01")), Bound::Excluded(key(b"\x02")))
+        );
+        let (from, to) = scan_range(b"a\xff", Some(b"a\xff\x00")).unwrap();
+        assert_eq!(from, Bound::Excluded(key(b"\x01a\xff\x00")));
+        assert_eq!(to, Bound::Excluded(key(b"\x01b")));
+        let (from, _) = scan_range(b"b", Some(b"a")).unwrap();
+        assert_eq!(from, Bound::Included(key(b"\x01b")));
+        assert_eq!(scan_range(b"a", Some(b"b")), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! The adapter against in-memory and local object stores.
+
+use std::time::Duration;
+
+use object_store::memory::InMemory;
+
+use super::*;
+use crate::clock::Clock;
+use crate::state::objects::Objects;
+use crate::state::{Checkpoint, Commit, KeyState, LastRecord};
+use crate::types::{DeploymentId, Digest, Epoch, Offset, Partition};
+use bytes::Bytes;
+
+fn id() -> StoreId {
+    StoreId {
+        plugin: PluginName::new("plane-tracker").unwrap(),
+        generation: GenerationId(3),
+        partition: Partition(1),
+    }
+}
+
+fn store_in(objects: Arc<dyn ObjectStore>, settings: SlateSettings) -> SlateStore {
+    SlateStore::new(objects, settings, Handle::current())
+}
+
+fn store() -> SlateStore {
+    store_in(Arc::new(InMemory::new()), SlateSettings::default())
+}
+
+fn checkpoint(next: u64) -> Checkpoint {
+    Checkpoint {
+        epoch: Epoch(1),
+        deployment: DeploymentId(1),
+        digest: Digest::of(b"code"),
+        next: Offset(next),
+        last: Some(LastRecord {
+            offset: Offset(next),
+            timestamp_ms: 5,
+            hash: 6,
+        }),
+        start: Offset(0),
+        history_complete: true,
+        topic_id: None,
+        partitions: 4,
+    }
+}
+
+fn state(text: &str, at: u64) -> KeyState {
+    KeyState {
+        state: Bytes::copy_from_slice(text.as_bytes()),
+        changed_at: Offset(at),
+        changed_at_ms: 1,
+    }
+}
+
+fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Commit {
+    let changes = changes.iter().map(|(key, value)| {
+        (
+            Bytes::copy_from_slice(key.as_bytes()),
+            value.map(|value| state(value, next)),
+        )
+    });
+    Commit {
+        changes: changes.collect(),
+        checkpoint: checkpoint(next),
+    }
+}
+
+async fn keys(store: &dyn PartitionStore, prefix: &str, after: Option<&str>) -> Vec<String> {
+    let found = store
+        .scan(prefix.as_bytes(), after.map(str::as_bytes), 100)
+        .await
+        .unwrap();
+    found
+        .iter()
+        .map(|(key, _)| String::from_utf8(key.to_vec()).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_survives_reopening_with_its_checkpoint() {
+    let store = store();
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(open.checkpoint().await.unwrap(), None);
+    assert_eq!(open.get(b"a").await.unwrap(), None);
+    open.commit(commit(
+        1,
+        &[("a", Some("1")), ("b", Some("2")), ("", Some("0"))],
+    ))
+    .await
+    .unwrap();
+    open.commit(commit(2, &[("a", None), ("c", Some("3"))]))
+        .await
+        .unwrap();
+    open.close().await;
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(open.checkpoint().await.unwrap(), Some(checkpoint(2)));
+    assert_eq!(open.get(b"a").await.unwrap(), None);
+    assert_eq!(open.get(b"b").await.unwrap(), Some(state("2", 1)));
+    assert_eq!(open.get(b"").await.unwrap(), Some(state("0", 1)));
+    assert_eq!(keys(&*open, "", None).await, ["", "b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_goes_on_behind_a_key() {
+    let open = store().open(&id()).await.unwrap();
+    let all = [
+        ("a", Some("")),
+        ("ab", Some("")),
+        ("abc", Some("")),
+        ("b", Some("")),
+    ];
+    open.commit(commit(1, &all)).await.unwrap();
+    assert_eq!(keys(&*open, "ab", None).await, ["ab", "abc"]);
+    assert_eq!(keys(&*open, "", Some("a")).await, ["ab", "abc", "b"]);
+    assert_eq!(keys(&*open, "ab", Some("ab")).await, ["abc"]);
+    assert_eq!(keys(&*open, "ab", Some("b")).await, [] as [&str; 0]);
+    assert_eq!(keys(&*open, "b", Some("a")).await, ["b"]);
+    assert_eq!(open.scan(b"", None, 2).await.unwrap().len(), 2);
+    assert_eq!(open.scan(b"", None, 0).await.unwrap().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_later_opener_fences_the_earlier_one() {
+    let store = store();
+    let first = store.open(&id()).await.unwrap();
+    first
+        .commit(commit(1, &[("a", Some("first"))]))
+        .await
+        .unwrap();
+    let second = store.open(&id()).await.unwrap();
+    let fenced = first
+        .commit(commit(2, &[("a", Some("zombie")), ("z", Some(""))]))
+        .await;
+    assert!(matches!(fenced, Err(StateError::Fenced(_))), "{fenced:?}");
+    let again = first.commit(commit(3, &[])).await;
+    assert!(matches!(again, Err(StateError::Fenced(_))), "{again:?}");
+    assert!(first.get(b"a").await.is_err());
+    assert_eq!(second.checkpoint().await.unwrap(), Some(checkpoint(1)));
+    second
+        .commit(commit(2, &[("b", Some("second"))]))
+        .await
+        .unwrap();
+    second.close().await;
+    let third = store.open(&id()).await.unwrap();
+    assert_eq!(third.get(b"a").await.unwrap(), Some(state("first", 1)));
+    assert_eq!(keys(&*third, "", None).await, ["a", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_dropped_opens_again() {
+    let store = store();
+    let open = store.open(&id()).await.unwrap();
+    open.commit(commit(1, &[("a", Some("1"))])).await.unwrap();
+    drop(open);
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(open.get(b"a").await.unwrap(), Some(state("1", 1)));
+    open.commit(commit(2, &[("a", Some("2"))])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_generation_leaves_the_others() {
+    let objects = Arc::new(InMemory::new());
+    let store = store_in(objects.clone(), SlateSettings::default());
+    let other = StoreId {
+        generation: GenerationId(30),
+        ..id()
+    };
+    for id in [&id(), &other] {
+        let open = store.open(id).await.unwrap();
+        open.commit(commit(1, &[("a", Some("1"))])).await.unwrap();
+        open.close().await;
+    }
+    for _ in 0..2 {
+        store.delete(&id().plugin, GenerationId(3)).await.unwrap();
+    }
+    let left: Vec<_> = objects.list(None).try_collect().await.unwrap();
+    assert!(!left.is_empty());
+    for object in left {
+        assert!(
+            object
+                .location
+                .as_ref()
+                .starts_with("state/plane-tracker/30/1/"),
+            "{object:?}"
+        );
+    }
+    assert_eq!(
+        store.open(&id()).await.unwrap().checkpoint().await.unwrap(),
+        None
+    );
+    let open = store.open(&other).await.unwrap();
+    assert_eq!(open.get(b"a").await.unwrap(), Some(state("1", 1)));
+}
+
+async fn merged_and_collected(objects: Arc<dyn ObjectStore>, conditional_updates: bool) {
+    let settings = SlateSettings {
+        merge_commits: 4,
+        collect_commits: 4,
+        garbage_age: Duration::ZERO,
+        manifest_age: Duration::ZERO,
+        conditional_updates,
+        ..SlateSettings::default()
+    };
+    let store = store_in(Arc::clone(&objects), settings);
+    let open = store.open(&id()).await.unwrap();
+    for round in 1..=40 {
+        let key = format!("key-{:02}", round % 7);
+        open.commit(commit(round, &[(&key, Some("x")), ("gone", Some("x"))]))
+            .await
+            .unwrap();
+        open.commit(commit(round, &[("gone", None)])).await.unwrap();
+        open.maintain().await.unwrap();
+        assert_eq!(
+            open.get(key.as_bytes()).await.unwrap(),
+            Some(state("x", round))
+        );
+        assert_eq!(open.get(b"gone").await.unwrap(), None);
+    }
+    let left: Vec<_> = objects.list(None).try_collect().await.unwrap();
+    let left: Vec<_> = left.iter().map(|object| object.location.as_ref()).collect();
+    assert!(left.len() < 40, "{left:?}");
+    open.close().await;
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(keys(&*open, "", None).await.len(), 7);
+    assert_eq!(open.checkpoint().await.unwrap(), Some(checkpoint(40)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upkeep_bounds_what_a_store_holds() {
+    merged_and_collected(Arc::new(InMemory::new()), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upkeep_bounds_what_a_folder_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let objects = Objects::open(folder.path().to_str().unwrap(), Clock::manual(0, 1)).unwrap();
+    merged_and_collected(objects.store(), objects.conditional_updates()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_store_neither_merges_nor_collects() {
+    let objects = Arc::new(InMemory::new());
+    let settings = SlateSettings {
+        merge_commits: 1,
+        collect_commits: 1,
+        ..Default::default()
+    };
+    let store = store_in(objects.clone(), settings);
+    let first = store.open(&id()).await.unwrap();
+    first.commit(commit(1, &[("a", Some("1"))])).await.unwrap();
+    let second = store.open(&id()).await.unwrap();
+    let fenced = first.maintain().await;
+    assert!(matches!(fenced, Err(StateError::Fenced(_))), "{fenced:?}");
+    second.commit(commit(2, &[("a", Some("2"))])).await.unwrap();
+    second.maintain().await.unwrap();
+    assert_eq!(second.get(b"a").await.unwrap(), Some(state("2", 2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_go_on_without_upkeep() {
+    let open = store().open(&id()).await.unwrap();
+    let commits = 2 * limits::STATE_UNMERGED_COMMITS_MAX as u64 + 10;
+    for next in 1..=commits {
+        open.commit(commit(next, &[("a", Some("x"))]))
+            .await
+            .unwrap();
+    }
+    assert_eq!(open.get(b"a").await.unwrap(), Some(state("x", commits)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_on_another_runtime_is_served() {
+    let store = store();
+    let caller = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let open = store.open(&id()).await.unwrap();
+            open.commit(commit(1, &[("a", Some("1"))])).await.unwrap();
+            let found = open.get(b"a").await.unwrap();
+            open.close().await;
+            found
+        })
+    });
+    let found = tokio::task::spawn_blocking(move || caller.join().unwrap())
+        .await
+        .unwrap();
+    assert_eq!(found, Some(state("1", 1)));
+}
