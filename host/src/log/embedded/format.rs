@@ -1,0 +1,606 @@
+//! What the embedded log writes: keys, chunks of records, and the entries about topics and writers.
+//! Called by everything in `embedded`.
+//!
+//! One ordered keyspace holds all of it, so that one atomic batch can cover all of it:
+//!
+//! | key | value |
+//! |---|---|
+//! | `0` `n` | number of the next topic |
+//! | `0` `t` name | a topic ([`TopicEntry`]) |
+//! | `0` `w` transactional id | epoch of its newest writer |
+//! | `0` `x` number | a deleted topic whose chunks are still being removed |
+//! | `1` topic number (u32) partition (u32) base offset (u64) | a [`Chunk`] |
+//!
+//! Numbers in keys are big-endian, so that chunks of a partition lie in order. Every value starts
+//! with a version byte. Records lie in chunks and not one to an entry, because an entry costs about a
+//! microsecond to write and half of one to read, twenty times what copying 100 bytes costs.
+//!
+//! Invariant: a chunk's base offset is part of its key and never changes, also when compaction
+//! takes records out of the chunk.
+
+use crate::log::HeaderRef;
+
+/// Version of every value written today.
+const VERSION: u8 = 1;
+const SPACE_META: u8 = 0;
+const SPACE_RECORDS: u8 = 1;
+
+/// Bytes in front of a chunk's records: version, count (u32), offset of the last record less the
+/// base (u32), largest timestamp (i64); little-endian.
+const CHUNK_HEADER_BYTES: usize = 1 + 4 + 4 + 8;
+
+/// Bytes that were not written by this code, or were changed since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Damaged {
+    /// A version byte from the future.
+    #[error(
+        "it has format {0}, and this foldhost reads format {VERSION}: start the newer foldhost that wrote it"
+    )]
+    Version(u8),
+    /// Ends too early, or holds what cannot be.
+    #[error("its {0} cannot be read: restore the log's folder from a backup")]
+    Content(&'static str),
+}
+
+/// Key of the counter of topics.
+pub(super) const TOPIC_COUNTER_KEY: &[u8] = &[SPACE_META, b'n'];
+
+/// Key of a topic's entry.
+pub(super) fn topic_key(name: &str) -> Vec<u8> {
+    [&[SPACE_META, b't'], name.as_bytes()].concat()
+}
+
+/// Key of a writer's epoch.
+pub(super) fn writer_key(transactional_id: &str) -> Vec<u8> {
+    [&[SPACE_META, b'w'], transactional_id.as_bytes()].concat()
+}
+
+/// Key of the note that a deleted topic's chunks are being removed.
+pub(super) fn doomed_key(topic: u32) -> Vec<u8> {
+    [&[SPACE_META, b'x'][..], &topic.to_be_bytes()].concat()
+}
+
+/// What all keys of topics, of writers and of doomed topics start with; the rest of a key follows.
+pub(super) const TOPIC_PREFIX: &[u8] = &[SPACE_META, b't'];
+pub(super) const WRITER_PREFIX: &[u8] = &[SPACE_META, b'w'];
+pub(super) const DOOMED_PREFIX: &[u8] = &[SPACE_META, b'x'];
+
+/// What all chunk keys of a topic start with.
+pub(super) fn topic_chunks_prefix(topic: u32) -> [u8; 5] {
+    let mut key = [SPACE_RECORDS; 5];
+    key[1..].copy_from_slice(&topic.to_be_bytes());
+    key
+}
+
+/// Key of a chunk.
+pub(super) fn chunk_key(topic: u32, partition: u32, base: u64) -> [u8; 17] {
+    let mut key = [SPACE_RECORDS; 17];
+    key[1..5].copy_from_slice(&topic.to_be_bytes());
+    key[5..9].copy_from_slice(&partition.to_be_bytes());
+    key[9..].copy_from_slice(&base.to_be_bytes());
+    key
+}
+
+/// Base offset in a chunk's key.
+pub(super) fn base_of(key: &[u8]) -> Result<u64, Damaged> {
+    key.get(9..17)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_be_bytes)
+        .ok_or(Damaged::Content("key"))
+}
+
+/// Topic number in the key of a doomed topic, without its prefix.
+pub(super) fn doomed_topic_of(rest: &[u8]) -> Result<u32, Damaged> {
+    rest.try_into()
+        .map(u32::from_be_bytes)
+        .map_err(|_| Damaged::Content("key"))
+}
+
+/// A number as a value: a writer's epoch, the counter of topics.
+pub(super) fn encode_number(number: u64) -> Vec<u8> {
+    [&[VERSION][..], &number.to_le_bytes()].concat()
+}
+
+/// Reads [`encode_number`].
+pub(super) fn decode_number(mut value: &[u8]) -> Result<u64, Damaged> {
+    take_version(&mut value)?;
+    take_u64(&mut value).ok_or(Damaged::Content("number"))
+}
+
+/// What is kept about a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TopicEntry {
+    /// Part of its chunks' keys; never used again after a delete.
+    pub(super) number: u32,
+    /// Identity, random.
+    pub(super) id: [u8; 16],
+    pub(super) partitions: u32,
+    /// Whether only the newest record of a key has to stay.
+    pub(super) compact: bool,
+    /// When it was created, in milliseconds since the Unix epoch.
+    pub(super) created_ms: i64,
+}
+
+impl TopicEntry {
+    /// The entry as a value.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut value = vec![VERSION];
+        value.extend_from_slice(&self.number.to_le_bytes());
+        value.extend_from_slice(&self.id);
+        value.extend_from_slice(&self.partitions.to_le_bytes());
+        value.push(u8::from(self.compact));
+        value.extend_from_slice(&self.created_ms.to_le_bytes());
+        value
+    }
+
+    /// Reads [`encode`](Self::encode).
+    pub(super) fn decode(mut value: &[u8]) -> Result<Self, Damaged> {
+        take_version(&mut value)?;
+        let mut read = || {
+            let value = &mut value;
+            let number = u32::from_le_bytes(take(value, 4)?.try_into().ok()?);
+            let id = take(value, 16)?.try_into().ok()?;
+            let partitions = u32::from_le_bytes(take(value, 4)?.try_into().ok()?);
+            let compact = take(value, 1)?[0] == 1;
+            let created_ms = take_u64(value)?.cast_signed();
+            (partitions > 0).then_some(Self {
+                number,
+                id,
+                partitions,
+                compact,
+                created_ms,
+            })
+        };
+        read().ok_or(Damaged::Content("topic entry"))
+    }
+}
+
+/// Records of one partition under way to the log. A record holds the *gap* to the offset before it
+/// instead of its offset: chunks without gaps can be joined, whatever offsets they end up with.
+///
+/// A record: gap (varint), timestamp (i64, little-endian), length of the key plus one or 0 for none
+/// (varint), length of the value likewise, number of headers (varint), key, value, and for each
+/// header length of the name, name, length of the value plus one or 0 for none, value.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    bytes: Vec<u8>,
+    count: u32,
+    /// Offset of the last record less the base; meaningful when there is a record.
+    last: u32,
+    timestamp_max_ms: i64,
+}
+
+impl Chunk {
+    /// An empty chunk with room for `bytes` of records.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        let mut buffer = Vec::with_capacity(CHUNK_HEADER_BYTES + bytes);
+        buffer.resize(CHUNK_HEADER_BYTES, 0);
+        Self {
+            bytes: buffer,
+            count: 0,
+            last: 0,
+            timestamp_max_ms: i64::MIN,
+        }
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Bytes of the encoded records.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len() - CHUNK_HEADER_BYTES
+    }
+
+    /// Adds a record right behind the last one.
+    pub(super) fn push<'h>(
+        &mut self,
+        timestamp_ms: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl ExactSizeIterator<Item = HeaderRef<'h>>,
+    ) {
+        self.bytes.push(0);
+        self.bytes.extend_from_slice(&timestamp_ms.to_le_bytes());
+        put_length(&mut self.bytes, key);
+        put_length(&mut self.bytes, value);
+        put_varint(&mut self.bytes, headers.len() as u64);
+        self.bytes.extend_from_slice(key.unwrap_or_default());
+        self.bytes.extend_from_slice(value.unwrap_or_default());
+        for (name, value) in headers {
+            put_varint(&mut self.bytes, name.len() as u64);
+            self.bytes.extend_from_slice(name.as_bytes());
+            put_length(&mut self.bytes, value);
+            self.bytes.extend_from_slice(value.unwrap_or_default());
+        }
+        self.count_gap(0, timestamp_ms);
+    }
+
+    /// Adds a stored record, `gap` offsets behind the last one.
+    pub(super) fn push_stored(&mut self, gap: u32, record: &Stored<'_>) {
+        put_varint(&mut self.bytes, u64::from(gap));
+        self.bytes.extend_from_slice(record.body);
+        self.count_gap(gap, record.timestamp_ms);
+    }
+
+    /// Adds the records of `other`, which has no gaps, behind the last one.
+    pub(super) fn join(&mut self, other: Self) {
+        debug_assert!(
+            other.count == 0 || other.last == other.count - 1,
+            "only dense chunks join"
+        );
+        if self.count == 0 {
+            *self = other;
+            return;
+        }
+        self.bytes
+            .extend_from_slice(&other.bytes[CHUNK_HEADER_BYTES..]);
+        self.count += other.count;
+        self.last += other.count;
+        self.timestamp_max_ms = self.timestamp_max_ms.max(other.timestamp_max_ms);
+    }
+
+    /// The chunk as a value.
+    pub(super) fn into_value(mut self) -> Vec<u8> {
+        self.bytes[0] = VERSION;
+        self.bytes[1..5].copy_from_slice(&self.count.to_le_bytes());
+        self.bytes[5..9].copy_from_slice(&self.last.to_le_bytes());
+        self.bytes[9..17].copy_from_slice(&self.timestamp_max_ms.to_le_bytes());
+        self.bytes
+    }
+
+    fn count_gap(&mut self, gap: u32, timestamp_ms: i64) {
+        self.last = if self.count == 0 {
+            gap
+        } else {
+            self.last + 1 + gap
+        };
+        self.count += 1;
+        self.timestamp_max_ms = self.timestamp_max_ms.max(timestamp_ms);
+    }
+}
+
+/// What a chunk's header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ChunkHeader {
+    pub(super) count: u32,
+    /// Offset of the last record.
+    pub(super) last: u64,
+    pub(super) timestamp_max_ms: i64,
+}
+
+impl ChunkHeader {
+    /// Header of the chunk with this base offset.
+    pub(super) fn decode(base: u64, mut value: &[u8]) -> Result<Self, Damaged> {
+        take_version(&mut value)?;
+        let mut read = || {
+            let value = &mut value;
+            let count = u32::from_le_bytes(take(value, 4)?.try_into().ok()?);
+            let last = u32::from_le_bytes(take(value, 4)?.try_into().ok()?);
+            let timestamp_max_ms = take_u64(value)?.cast_signed();
+            let last = base.checked_add(u64::from(last))?;
+            (count > 0).then_some(Self {
+                count,
+                last,
+                timestamp_max_ms,
+            })
+        };
+        read().ok_or(Damaged::Content("chunk header"))
+    }
+}
+
+/// A record in a chunk.
+#[derive(Debug)]
+pub(super) struct Stored<'a> {
+    pub(super) offset: u64,
+    pub(super) timestamp_ms: i64,
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) value: Option<&'a [u8]>,
+    pub(super) headers: Vec<HeaderRef<'a>>,
+    /// Everything behind the gap, to be copied as it is.
+    body: &'a [u8],
+}
+
+impl Stored<'_> {
+    /// Bytes of key, value and headers.
+    pub(super) fn size(&self) -> usize {
+        record_bytes(self.key, self.value, self.headers.iter().copied())
+    }
+
+    /// Bytes that it takes in a chunk, about.
+    pub(super) fn encoded_bytes(&self) -> usize {
+        self.body.len() + 1
+    }
+}
+
+/// Bytes of a record as limits count them: key, value, and headers with their names.
+pub(super) fn record_bytes<'h>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = HeaderRef<'h>>,
+) -> usize {
+    key.map_or(0, <[u8]>::len)
+        + value.map_or(0, <[u8]>::len)
+        + headers
+            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
+            .sum::<usize>()
+}
+
+/// Where reading of a chunk is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChunkCursor {
+    /// Index of the next record's first byte in the value.
+    at: usize,
+    remaining: u32,
+    /// Offset of the next record if it has no gap.
+    next: u64,
+}
+
+impl ChunkCursor {
+    /// The start of the chunk with this base offset.
+    pub(super) fn new(base: u64, header: ChunkHeader) -> Self {
+        Self {
+            at: CHUNK_HEADER_BYTES,
+            remaining: header.count,
+            next: base,
+        }
+    }
+
+    /// The next record and the cursor behind it, or `None` at the end.
+    pub(super) fn next<'a>(&self, value: &'a [u8]) -> Result<Option<(Stored<'a>, Self)>, Damaged> {
+        if self.remaining == 0 {
+            return Ok(None);
+        }
+        let mut rest = value.get(self.at..).ok_or(Damaged::Content("chunk"))?;
+        let offset = take_varint(&mut rest)
+            .and_then(|gap| self.next.checked_add(gap))
+            .ok_or(Damaged::Content("offset"))?;
+        let stored = take_record(&mut rest, offset).ok_or(Damaged::Content("record"))?;
+        let behind = Self {
+            at: value.len() - rest.len(),
+            remaining: self.remaining - 1,
+            next: offset + 1,
+        };
+        Ok(Some((stored, behind)))
+    }
+}
+
+fn take_record<'a>(rest: &mut &'a [u8], offset: u64) -> Option<Stored<'a>> {
+    let start = *rest;
+    let timestamp_ms = take_u64(rest)?.cast_signed();
+    let key_length = take_varint(rest)?;
+    let value_length = take_varint(rest)?;
+    let header_count = take_varint(rest)?;
+    let key = take_optional(rest, key_length)?;
+    let value = take_optional(rest, value_length)?;
+    let mut headers = Vec::new();
+    for _ in 0..header_count {
+        let name_length = usize::try_from(take_varint(rest)?).ok()?;
+        let name = std::str::from_utf8(take(rest, name_length)?).ok()?;
+        let value_length = take_varint(rest)?;
+        headers.push((name, take_optional(rest, value_length)?));
+    }
+    let body = &start[..start.len() - rest.len()];
+    Some(Stored {
+        offset,
+        timestamp_ms,
+        key,
+        value,
+        headers,
+        body,
+    })
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    let (head, tail) = rest.split_at_checked(length)?;
+    *rest = tail;
+    Some(head)
+}
+
+/// Takes bytes whose length plus one is `length`; 0 stands for none. The outer `None` = damaged.
+#[allow(
+    clippy::option_option,
+    reason = "the outer one is the error, the inner one the content"
+)]
+fn take_optional<'a>(rest: &mut &'a [u8], length: u64) -> Option<Option<&'a [u8]>> {
+    match length.checked_sub(1) {
+        None => Some(None),
+        Some(length) => take(rest, usize::try_from(length).ok()?).map(Some),
+    }
+}
+
+fn take_u64(rest: &mut &[u8]) -> Option<u64> {
+    take(rest, 8)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+fn take_version(rest: &mut &[u8]) -> Result<(), Damaged> {
+    match take(rest, 1) {
+        Some([VERSION]) => Ok(()),
+        Some([newer]) if *newer > VERSION => Err(Damaged::Version(*newer)),
+        _ => Err(Damaged::Content("version")),
+    }
+}
+
+/// LEB128: seven bits a byte, the lowest first.
+fn put_varint(into: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        into.push((number & 0x7f) as u8 | 0x80);
+        number >>= 7;
+    }
+    into.push(number as u8);
+}
+
+fn take_varint(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for (index, byte) in rest.iter().enumerate().take(10) {
+        let bits = u64::from(byte & 0x7f);
+        let shift = 7 * u32::try_from(index).ok()?;
+        // The tenth byte has room for one bit.
+        if shift == 63 && bits > 1 {
+            return None;
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            *rest = &rest[index + 1..];
+            return Some(number);
+        }
+    }
+    None
+}
+
+fn put_length(into: &mut Vec<u8>, bytes: Option<&[u8]>) {
+    put_varint(into, bytes.map_or(0, |bytes| bytes.len() as u64 + 1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(base: u64, value: &[u8]) -> Vec<(u64, Option<Vec<u8>>, Option<Vec<u8>>, usize)> {
+        let mut cursor = ChunkCursor::new(base, ChunkHeader::decode(base, value).unwrap());
+        let mut found = Vec::new();
+        while let Some((record, behind)) = cursor.next(value).unwrap() {
+            found.push((
+                record.offset,
+                record.key.map(<[u8]>::to_vec),
+                record.value.map(<[u8]>::to_vec),
+                record.headers.len(),
+            ));
+            cursor = behind;
+        }
+        found
+    }
+
+    #[test]
+    fn joined_chunks_read_back_with_their_offsets() {
+        let mut first = Chunk::with_capacity(0);
+        first.push(
+            7,
+            Some(b"k"),
+            None,
+            [("h", Some(&b"v"[..])), ("n", None)].into_iter(),
+        );
+        first.push(9, None, Some(b""), std::iter::empty());
+        let mut second = Chunk::with_capacity(0);
+        second.push(8, Some(b""), Some(&[5; 300]), std::iter::empty());
+        first.join(second);
+        let value = first.into_value();
+        let header = ChunkHeader::decode(100, &value).unwrap();
+        assert_eq!(
+            header,
+            ChunkHeader {
+                count: 3,
+                last: 102,
+                timestamp_max_ms: 9
+            }
+        );
+        assert_eq!(
+            records(100, &value),
+            [
+                (100, Some(b"k".to_vec()), None, 2),
+                (101, None, Some(vec![]), 0),
+                (102, Some(vec![]), Some(vec![5; 300]), 0),
+            ]
+        );
+    }
+
+    #[test]
+    fn gaps_survive() {
+        let mut dense = Chunk::with_capacity(0);
+        for timestamp in 0..4 {
+            dense.push(timestamp, Some(b"k"), Some(b"v"), std::iter::empty());
+        }
+        let dense = dense.into_value();
+        let mut sparse = Chunk::with_capacity(0);
+        let mut cursor = ChunkCursor::new(10, ChunkHeader::decode(10, &dense).unwrap());
+        let mut previous = None;
+        while let Some((record, behind)) = cursor.next(&dense).unwrap() {
+            cursor = behind;
+            if record.offset % 2 == 1 {
+                let gap = record.offset - previous.map_or(10, |offset: u64| offset + 1);
+                sparse.push_stored(u32::try_from(gap).unwrap(), &record);
+                previous = Some(record.offset);
+            }
+        }
+        let value = sparse.into_value();
+        assert_eq!(ChunkHeader::decode(10, &value).unwrap().last, 13);
+        let offsets: Vec<u64> = records(10, &value).iter().map(|record| record.0).collect();
+        assert_eq!(offsets, [11, 13]);
+    }
+
+    #[test]
+    fn the_written_format_does_not_change() {
+        let mut chunk = Chunk::with_capacity(0);
+        chunk.push(
+            0x0102,
+            Some(b"key"),
+            Some(b"value"),
+            [("h", Some(&b"x"[..]))].into_iter(),
+        );
+        chunk.push(-1, None, None, std::iter::empty());
+        let expected: &[&[u8]] = &[
+            &[1, 2, 0, 0, 0, 1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0],
+            &[0, 2, 1, 0, 0, 0, 0, 0, 0, 4, 6, 1],
+            b"key",
+            b"value",
+            &[1, b'h', 2, b'x'],
+            &[0, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0],
+        ];
+        assert_eq!(chunk.into_value(), expected.concat());
+        assert_eq!(
+            chunk_key(1, 2, 3),
+            [1, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3]
+        );
+        let entry = TopicEntry {
+            number: 3,
+            id: [7; 16],
+            partitions: 4,
+            compact: true,
+            created_ms: 5,
+        };
+        let expected: &[&[u8]] = &[
+            &[1, 3, 0, 0, 0],
+            &[7; 16],
+            &[4, 0, 0, 0, 1, 5, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(entry.encode(), expected.concat());
+        assert_eq!(TopicEntry::decode(&entry.encode()), Ok(entry));
+        assert_eq!(encode_number(258), [1, 2, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(decode_number(&encode_number(258)), Ok(258));
+    }
+
+    #[test]
+    fn damaged_and_newer_values_are_refused() {
+        let mut chunk = Chunk::with_capacity(0);
+        chunk.push(0, Some(b"key"), Some(b"value"), [("h", None)].into_iter());
+        let value = chunk.into_value();
+        let header = ChunkHeader::decode(0, &value).unwrap();
+        for length in CHUNK_HEADER_BYTES..value.len() {
+            assert!(
+                ChunkCursor::new(0, header).next(&value[..length]).is_err(),
+                "{length}"
+            );
+        }
+        for length in 0..CHUNK_HEADER_BYTES {
+            assert!(
+                ChunkHeader::decode(0, &value[..length]).is_err(),
+                "{length}"
+            );
+        }
+        let mut newer = value;
+        newer[0] = 2;
+        assert_eq!(ChunkHeader::decode(0, &newer), Err(Damaged::Version(2)));
+    }
+
+    #[test]
+    fn varints_read_back_and_overlong_ones_are_refused() {
+        for number in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let mut bytes = Vec::new();
+            put_varint(&mut bytes, number);
+            let mut rest = &bytes[..];
+            assert_eq!((take_varint(&mut rest), rest), (Some(number), &[][..]));
+        }
+        assert_eq!(take_varint(&mut &[0xff; 11][..]), None);
+        assert_eq!(take_varint(&mut &[0x80][..]), None);
+    }
+}
