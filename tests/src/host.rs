@@ -27,6 +27,7 @@ pub struct Start {
     log: PathBuf,
     listen: String,
     config: Option<PathBuf>,
+    wrapper: Vec<OsString>,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
 }
@@ -40,6 +41,7 @@ impl Start {
             log: folder.join("host.log"),
             listen: "127.0.0.1:0".to_owned(),
             config: None,
+            wrapper: Vec::new(),
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -74,6 +76,14 @@ impl Start {
         self
     }
 
+    /// A program with arguments that runs the host in its place (and must `exec` it, so that signals
+    /// reach it).
+    #[must_use]
+    pub fn wrapper(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(OsString::from).collect();
+        self
+    }
+
     /// One more argument.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
@@ -89,7 +99,10 @@ impl Start {
     }
 
     fn command(&self) -> Result<Command> {
-        let mut command = Command::new(foldhost()?);
+        let mut words = self.wrapper.clone();
+        words.push(foldhost()?.into_os_string());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         command
             .arg(self.command)
             .arg("--data")

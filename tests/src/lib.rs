@@ -15,6 +15,7 @@ pub mod kafka;
 pub mod paths;
 pub mod process;
 pub mod tidy;
+pub mod topic;
 pub mod utilisation;
 pub mod wait;
 pub mod wasm;

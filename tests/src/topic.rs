@@ -1,0 +1,71 @@
+//! Reads a whole topic over HTTP, page by page. Called by scenarios that compare a view with its log.
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::http::{Client, number};
+
+/// Records a page asks for.
+const PAGE: usize = 500;
+
+/// Number of partitions of a topic.
+///
+/// # Errors
+/// If there is no such topic.
+pub fn partitions(client: &Client, topic: &str) -> Result<u32> {
+    let reply = client
+        .get(&format!("/v1/topics/{topic}"))?
+        .expect_status(200)?;
+    let topic = reply.json()?;
+    let count = match &topic["partitions"] {
+        Value::Array(partitions) => u64::try_from(partitions.len())?,
+        other => number(other).with_context(|| format!("no number of partitions: {reply:?}"))?,
+    };
+    Ok(u32::try_from(count)?)
+}
+
+/// Every record of a topic, as the host tells them, by partition and offset.
+///
+/// # Errors
+/// If an answer is not as in the contract, or offsets do not increase.
+pub fn read_all(client: &Client, topic: &str) -> Result<Vec<Value>> {
+    let mut records = Vec::new();
+    for partition in 0..partitions(client, topic)? {
+        let mut next = 0;
+        loop {
+            let path = format!(
+                "/v1/topics/{topic}/records?partition={partition}&offset={next}&limit={PAGE}"
+            );
+            let reply = client.get(&path)?.expect_status(200)?;
+            let answer = reply.json()?;
+            let page = answer["records"].as_array().context("no `records`")?;
+            for record in page {
+                let offset = number(&record["offset"]).context("a record has no offset")?;
+                if offset < next {
+                    bail!("offset {offset} came after {next} was asked for: {path}");
+                }
+                next = offset + 1;
+                records.push(record.clone());
+            }
+            if page.is_empty() {
+                break;
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// How many records each key has.
+///
+/// # Errors
+/// If a record's key is not text.
+pub fn count_by_key(records: &[Value]) -> Result<std::collections::BTreeMap<String, u64>> {
+    let mut counts = std::collections::BTreeMap::new();
+    for record in records {
+        let key = record["key"]
+            .as_str()
+            .with_context(|| format!("no text key: {record}"))?;
+        *counts.entry(key.to_owned()).or_insert(0) += 1;
+    }
+    Ok(counts)
+}
