@@ -3,8 +3,9 @@
 //! own choosing, is found by what it prints, and never outlives the test.
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -346,13 +347,37 @@ fn clean_environment(command: &mut Command) {
 /// # Errors
 /// If there is no binary to run.
 pub fn run_in(folder: &Path, url: &str, arguments: &[&str]) -> Result<Output> {
+    let mut command = command_in(folder, url, arguments)?;
+    command.stdin(Stdio::null());
+    command
+        .output()
+        .with_context(|| format!("cannot run foldhost {arguments:?}"))
+}
+
+/// As [`run_in`], with text on standard input.
+///
+/// # Errors
+/// As [`run_in`].
+pub fn run_with_input(folder: &Path, url: &str, arguments: &[&str], input: &str) -> Result<Output> {
+    let mut child = command_in(folder, url, arguments)?
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run foldhost {arguments:?}"))?;
+    let mut pipe = child.stdin.take().context("the child has an input")?;
+    // A command that refuses its arguments reads nothing: that shows in what it prints.
+    let _ = pipe.write_all(input.as_bytes());
+    drop(pipe);
+    Ok(child.wait_with_output()?)
+}
+
+fn command_in(folder: &Path, url: &str, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(foldhost()?);
     command.args(arguments).current_dir(folder);
     clean_environment(&mut command);
     command.env("FOLDHOST_URL", url);
-    command
-        .output()
-        .with_context(|| format!("cannot run foldhost {arguments:?}"))
+    Ok(command)
 }
 
 /// As [`run_in`], and the command must succeed; gives its standard output.

@@ -47,9 +47,15 @@ pub fn read_all(client: &Client, topic: &str) -> Result<Vec<Value>> {
                 next = offset + 1;
                 records.push(record.clone());
             }
-            if page.is_empty() {
+            let after = number(&answer["next"]).context("no `next`")?;
+            let end = number(&answer["end"]).context("no `end`")?;
+            if after >= end {
                 break;
             }
+            if after < next || (page.is_empty() && after == next) {
+                bail!("the page leads nowhere: {reply:?}");
+            }
+            next = after;
         }
     }
     Ok(records)

@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail};
 /// The custom section that holds the manifest's TOML.
 pub const MANIFEST_SECTION: &str = "foldhost:manifest";
 
+/// Number of a component's section of exports.
+const EXPORT_SECTION: u8 = 11;
 const COMPONENT_HEADER: [u8; 8] = [0, b'a', b's', b'm', 0x0d, 0, 1, 0];
 
 /// The manifest inside a component.
@@ -95,7 +97,53 @@ pub fn importing(interface: &str, toml: &str) -> Result<Vec<u8>> {
     with_manifest(&component, toml)
 }
 
+/// The names that a component exports, sorted: its interfaces.
+///
+/// # Errors
+/// If the bytes are no component, or export something else than functions and instances.
+pub fn exports(wasm: &[u8]) -> Result<Vec<String>> {
+    if !wasm.starts_with(&COMPONENT_HEADER) {
+        bail!("not a component");
+    }
+    let mut names = Vec::new();
+    for section in sections(wasm)?
+        .iter()
+        .filter(|section| section.id == EXPORT_SECTION)
+    {
+        let mut at = section.content;
+        for _ in 0..read_length(wasm, &mut at)? {
+            names.push(export(wasm, &mut at)?);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Reads one export: a kind of name, the name, what it is, and a type if there is one.
+fn export(wasm: &[u8], at: &mut usize) -> Result<String> {
+    let byte = |at: &mut usize| -> Result<u8> {
+        *at += 1;
+        wasm.get(*at - 1).copied().context("an export is cut")
+    };
+    let _kind_of_name = byte(at)?;
+    let length = read_length(wasm, at)?;
+    let name = wasm.get(*at..*at + length).context("a name is cut")?;
+    *at += length;
+    let sort = byte(at)?;
+    if sort == 0 {
+        bail!("a component of foldhost exports nothing of a core module");
+    }
+    read_length(wasm, at)?;
+    if byte(at)? == 1 {
+        // The type: a kind and an index, for functions and instances.
+        byte(at)?;
+        read_length(wasm, at)?;
+    }
+    Ok(String::from_utf8(name.to_vec())?)
+}
+
 struct Section {
+    id: u8,
     start: usize,
     end: usize,
     /// A custom section's name and where its content starts.
@@ -135,6 +183,7 @@ fn sections(wasm: &[u8]) -> Result<Vec<Section>> {
             None
         };
         found.push(Section {
+            id,
             start,
             end,
             name,
@@ -194,6 +243,19 @@ mod tests {
         assert!(manifest(&bare).is_err());
         assert!(bare.len() < plain.len());
         assert!(manifest(b"not wasm").is_err());
+    }
+
+    #[test]
+    fn exports_are_read_by_name() {
+        let mut component = importing("a:b/c", "").unwrap();
+        // Two instances (5), the second with a type (5, index 0).
+        let mut section = vec![
+            2, 0, 3, b'x', b':', b'y', 5, 0, 0, 0, 1, b'a', 5, 0, 1, 5, 0,
+        ];
+        component.extend_from_slice(&[11, u8::try_from(section.len()).unwrap()]);
+        component.append(&mut section);
+        assert_eq!(exports(&component).unwrap(), ["a", "x:y"]);
+        assert!(exports(&core_module()).is_err());
     }
 
     #[test]
