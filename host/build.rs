@@ -15,13 +15,21 @@ fn main() -> Result<(), Failure> {
 fn compile_protos(root: &Path) -> Result<(), Failure> {
     let own = root.join("proto");
     let flights = root.join("../plugins/flight-events");
-    let files = [own.join("deployments.proto"), own.join("journal.proto"), own.join("state.proto"), own.join("demo.proto"), flights.join("flight.proto")];
+    let files = [
+        own.join("deployments.proto"),
+        own.join("journal.proto"),
+        own.join("state.proto"),
+        own.join("demo.proto"),
+        flights.join("flight.proto"),
+    ];
     let files: Vec<_> = files.into_iter().filter(|file| file.exists()).collect();
     for folder in [&own, &flights] {
         println!("cargo::rerun-if-changed={}", folder.display());
     }
     let descriptors = protox::compile(&files, [&own, &flights])?;
-    prost_build::Config::new().bytes(["."]).compile_fds(descriptors)?;
+    prost_build::Config::new()
+        .bytes(["."])
+        .compile_fds(descriptors)?;
     Ok(())
 }
 
@@ -36,10 +44,16 @@ fn list_sdk(root: &Path) -> Result<(), Failure> {
     files.sort();
     let mut list = String::from("&[\n");
     for (name, path) in files {
-        list.push_str(&format!("    ({name:?}, include_str!({:?})),\n", path.canonicalize()?));
+        list.push_str(&format!(
+            "    ({name:?}, include_str!({:?})),\n",
+            path.canonicalize()?
+        ));
     }
     list.push_str("]\n");
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("sdk_sources.rs"), list)?;
+    fs::write(
+        PathBuf::from(env::var("OUT_DIR")?).join("sdk_sources.rs"),
+        list,
+    )?;
     Ok(())
 }
 
@@ -52,7 +66,10 @@ fn collect(folder: &Path, name: &Path, into: &mut Vec<(String, PathBuf)>) -> io:
                 collect(&entry.path(), &name, into)?;
             }
         } else if matches!(
-            entry.path().extension().and_then(|extension| extension.to_str()),
+            entry
+                .path()
+                .extension()
+                .and_then(|extension| extension.to_str()),
             Some("rs" | "toml" | "wit" | "md")
         ) {
             into.push((name.to_string_lossy().into_owned(), entry.path()));

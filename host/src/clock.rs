@@ -20,7 +20,9 @@ impl Clock {
     #[must_use]
     #[allow(clippy::disallowed_methods, reason = "this is the door")]
     pub fn system() -> Self {
-        Self(Arc::new(Source::System { origin: Instant::now() }))
+        Self(Arc::new(Source::System {
+            origin: Instant::now(),
+        }))
     }
 
     /// A clock that stands still until [`advance`](Self::advance) moves it; its random numbers
@@ -40,7 +42,9 @@ impl Clock {
         match &*self.0 {
             Source::System { .. } => SystemTime::now()
                 .duration_since(UNIX_EPOCH)
-                .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)),
+                .map_or(0, |elapsed| {
+                    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+                }),
             Source::Manual { now_ms, .. } => now_ms.load(Ordering::Relaxed),
         }
     }
@@ -69,9 +73,11 @@ impl Clock {
     #[allow(clippy::disallowed_methods, reason = "this is the door")]
     pub fn random(&self) -> u64 {
         match &*self.0 {
-            Source::System { .. } => {
-                u64::from_be_bytes(uuid::Uuid::new_v4().as_bytes()[8..].try_into().expect("8 bytes"))
-            }
+            Source::System { .. } => u64::from_be_bytes(
+                uuid::Uuid::new_v4().as_bytes()[8..]
+                    .try_into()
+                    .expect("8 bytes"),
+            ),
             // splitmix64: one addition and a mix, good enough for jitter and ids in tests.
             Source::Manual { seed, .. } => {
                 let mut z = seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);

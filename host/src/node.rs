@@ -1,1 +1,328 @@
-//! (being written)
+//! The composition root: builds a host from its configuration, wires ports to adapters, and keeps
+//! the order of start and stop. The only module that names every adapter.
+//!
+//! Start: folder and lock → log → object store → engine → listener → manager → HTTP. Stop: the other
+//! way round, so that what is acknowledged is committed and what is committed is handed over.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::cluster::Cluster;
+use crate::config::{Config, TopicCreation};
+use crate::http::{self, HttpServices};
+use crate::limits;
+use crate::log::Log;
+use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
+use crate::log::kafka::{KafkaLog, KafkaSettings};
+use crate::manager::{self, Manager, TopicSettings};
+use crate::partition::StateBudget;
+use crate::plugin::engine::{EngineSettings, WasmEngine};
+use crate::state::objects::{Objects, ObjectsError};
+use crate::state::slate::{SlateSettings, SlateStore};
+use crate::telemetry::Metrics;
+use crate::types::ClusterName;
+
+/// Threads that run the state store: it waits for disks and networks, and compacts.
+const STATE_THREADS: usize = 2;
+/// Stack of a thread that folds: the sandbox has its own bound inside it.
+const WORKER_STACK_BYTES: usize = 4 * 1024 * 1024;
+
+/// A running host.
+#[derive(Debug)]
+pub struct Node {
+    url: String,
+    clock: Clock,
+    cluster_name: ClusterName,
+    log: Arc<dyn Log>,
+    manager: Manager,
+    stop: CancellationToken,
+    http: tokio::task::JoinHandle<std::io::Result<()>>,
+    runtimes: Option<[Runtime; 2]>,
+    _lock: File,
+}
+
+impl Node {
+    /// Starts a host. When this returns, it listens; it may still be waiting for its log.
+    ///
+    /// # Errors
+    /// What an operator has to put right: a data folder that cannot be written or is in use, a port
+    /// in use, an object store of another cluster, settings that the log does not take.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let clock = Clock::system();
+        let lock = lock_folder(&config.data)?;
+        let instance_id = instance_id(&config, &clock)?;
+        let listener = bind(config.listen).await?;
+        let admin = match config.admin_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let address = listener
+            .local_addr()
+            .context("reading the address that was bound")?;
+        let url = advertised_url(&config, address);
+
+        let log = open_log(&config, &clock, &instance_id)?;
+        let objects = open_objects(&config, &clock).await?;
+        let workers = runtime("fold", config.worker.threads)?;
+        let states = runtime("state", STATE_THREADS)?;
+        let settings = SlateSettings {
+            conditional_updates: objects.conditional_updates(),
+            ..SlateSettings::default()
+        };
+        let store = SlateStore::new(objects.store(), settings, states.handle().clone());
+        let engine = WasmEngine::new(EngineSettings {
+            cache_dir: config.data.join("machine-code"),
+            clock: clock.clone(),
+        })?;
+        let metrics = Metrics::new();
+        let manager = Manager::start(manager::Context {
+            cluster: config.cluster.clone(),
+            advertised_url: url.clone(),
+            instance_id,
+            topics: topic_settings(&config),
+            log: log.clone(),
+            objects,
+            states: Arc::new(store),
+            engine: Arc::new(engine),
+            budget: StateBudget::new(config.state.cache_bytes),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            workers: workers.handle().clone(),
+        });
+        let stop = CancellationToken::new();
+        let cluster = Cluster::start(
+            config.cluster.clone(),
+            url.clone(),
+            log.clone(),
+            manager.clone(),
+            stop.clone(),
+        );
+        let services = HttpServices {
+            manager: manager.clone(),
+            cluster,
+            log: log.clone(),
+            metrics,
+            clock: clock.clone(),
+            cluster_name: config.cluster.clone(),
+            topics: config.topics,
+            settings: config.http.clone(),
+        };
+        let http = tokio::spawn(http::serve(services, listener, admin, stop.clone()));
+        Ok(Self {
+            url: local_url(address),
+            clock,
+            cluster_name: config.cluster,
+            log,
+            manager,
+            stop,
+            http,
+            runtimes: Some([workers, states]),
+            _lock: lock,
+        })
+    }
+
+    /// Where this machine reaches it.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// What runs on it.
+    #[must_use]
+    pub fn manager(&self) -> &Manager {
+        &self.manager
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> Arc<dyn Log> {
+        self.log.clone()
+    }
+
+    /// Its clock.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// First part of every name that it owns.
+    #[must_use]
+    pub fn cluster_name(&self) -> &ClusterName {
+        &self.cluster_name
+    }
+
+    /// Waits until it cannot go on by itself, and says why.
+    pub async fn died(&self) -> String {
+        self.manager.died().await
+    }
+
+    /// Stops cleanly: ends requests, commits what is folded, leaves the groups, closes the log.
+    /// Bounded in time; what a stop that is cut off leaves undone is replayed from the log.
+    pub async fn stop(mut self) {
+        let stopping = async {
+            self.stop.cancel();
+            if let Ok(Err(error)) = (&mut self.http).await {
+                tracing::warn!(%error, "the listener ended with an error");
+            }
+            self.manager.stop().await;
+            self.log.close(limits::SHUTDOWN_MAX).await;
+        };
+        if tokio::time::timeout(limits::SHUTDOWN_MAX, stopping)
+            .await
+            .is_err()
+        {
+            tracing::warn!("stopping took too long; what is not committed is replayed");
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // A runtime that waits for its tasks must not be dropped inside another one.
+        for runtime in self.runtimes.take().into_iter().flatten() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .thread_stack_size(WORKER_STACK_BYTES)
+        .enable_all()
+        .build()
+        .with_context(|| format!("starting the {threads} '{name}' threads"))
+}
+
+/// Makes the data folder if it is missing, and keeps other hosts out of it.
+fn lock_folder(data: &Path) -> anyhow::Result<File> {
+    let shown = data.display();
+    fs::create_dir_all(data).with_context(|| {
+        format!("the data folder {shown} cannot be made: give this user the right, or name another with --data")
+    })?;
+    let lock = File::create(data.join("LOCK")).with_context(|| {
+        format!("the data folder {shown} cannot be written: give this user the right, or name another with --data")
+    })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => bail!(
+            "the data folder {shown} is in use by another host: stop that one, or give this one a \
+             folder of its own with --data"
+        ),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("the data folder {shown} cannot be locked"))
+        }
+    }
+}
+
+/// This host's name in its groups, kept in the data folder so that a restart is the same member.
+fn instance_id(config: &Config, clock: &Clock) -> anyhow::Result<String> {
+    if let Some(instance) = &config.instance {
+        return Ok(instance.clone());
+    }
+    let path = config.data.join("instance");
+    match fs::read_to_string(&path) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => {
+            return Err(error).with_context(|| format!("reading {}", path.display()));
+        }
+    }
+    let id = clock.unique_id();
+    let write = || {
+        let mut file = File::create(&path)?;
+        file.write_all(id.as_bytes())?;
+        file.sync_all()
+    };
+    write().with_context(|| format!("writing {}", path.display()))?;
+    Ok(id)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another host running there? Name another address with --listen")
+    })
+}
+
+fn advertised_url(config: &Config, bound: SocketAddr) -> String {
+    config
+        .http
+        .advertise
+        .clone()
+        .unwrap_or_else(|| local_url(bound))
+}
+
+/// URL of a bound address on this machine; "any" address means loopback.
+fn local_url(bound: SocketAddr) -> String {
+    if !bound.ip().is_unspecified() {
+        return format!("http://{bound}");
+    }
+    let host = if bound.is_ipv4() {
+        "127.0.0.1"
+    } else {
+        "[::1]"
+    };
+    format!("http://{host}:{}", bound.port())
+}
+
+fn topic_settings(config: &Config) -> TopicSettings {
+    TopicSettings {
+        create: config.topics.create == TopicCreation::Auto,
+        replication_factor: config.topics.replication_factor,
+        partitions: config.topics.partitions,
+    }
+}
+
+fn open_log(config: &Config, clock: &Clock, instance_id: &str) -> anyhow::Result<Arc<dyn Log>> {
+    let record_bytes_max = config.http.record_bytes_max;
+    match &config.kafka {
+        Some(properties) => {
+            let log = KafkaLog::new(KafkaSettings {
+                replication_factor: config.topics.replication_factor,
+                record_bytes_max,
+                client_id: format!("{}-{instance_id}", config.cluster),
+                ..KafkaSettings::new(properties.as_map().clone())
+            })?;
+            Ok(Arc::new(log))
+        }
+        None => {
+            let settings = EmbeddedSettings { record_bytes_max };
+            Ok(Arc::new(EmbeddedLog::open(
+                &config.data.join("log"),
+                clock.clone(),
+                settings,
+            )?))
+        }
+    }
+}
+
+/// Opens the object store. One that cannot be written is for an operator to put right; one that does
+/// not answer is waited for.
+async fn open_objects(config: &Config, clock: &Clock) -> anyhow::Result<Objects> {
+    let default = config.data.join("objects");
+    let location = match &config.objects_url {
+        Some(url) => url.clone(),
+        None => default
+            .to_str()
+            .with_context(|| format!("the data folder {} is not UTF-8", config.data.display()))?
+            .to_owned(),
+    };
+    let objects = Objects::open(&location, clock.clone())?;
+    match objects.check_writable().await {
+        Ok(()) => {}
+        Err(error @ ObjectsError::Unavailable(_)) => tracing::warn!("{error}; it is tried again"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(objects)
+}

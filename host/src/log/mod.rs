@@ -121,8 +121,11 @@ pub trait ReaderSet: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`LogError::UnknownTopic`], [`LogError::OffsetOutOfRange`] when `from` is beyond the end or
     /// was removed, [`LogError::Unavailable`].
-    async fn open(&self, of: &TopicPartition, from: Offset)
-    -> Result<Box<dyn PartitionReader>, LogError>;
+    async fn open(
+        &self,
+        of: &TopicPartition,
+        from: Offset,
+    ) -> Result<Box<dyn PartitionReader>, LogError>;
 }
 
 /// Writes in transactions, fenced by its transactional id. After any error it is used up: drop it,
@@ -206,6 +209,13 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`LogError::TopicExists`], [`LogError::Rejected`], [`LogError::Unavailable`].
     async fn create_topic(&self, topic: &NewTopic) -> Result<Topic, LogError>;
+
+    /// Gives a topic `partitions` partitions if it has fewer, and waits until they can be used.
+    /// Never takes any away.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`], [`LogError::Rejected`], [`LogError::Unavailable`].
+    async fn grow_topic(&self, name: &TopicName, partitions: u32) -> Result<Topic, LogError>;
 
     /// Deletes a topic with its records.
     ///

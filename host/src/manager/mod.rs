@@ -1,1 +1,332 @@
-//! (being written)
+//! What runs on this host, and why: the fold of the deployments topic, and a task for each plugin
+//! that was decided. Called by `http` and `cli`; stands on `partition` and the ports.
+//!
+//! Invariants: every host folds the same records with the same pure function, so all agree; nothing
+//! runs that was not decided; a request is answered with the fold's verdict, not with a hope.
+
+mod deploy;
+mod deployments;
+mod follow;
+mod instances;
+mod plugin;
+mod record;
+mod run;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::error::Problem;
+use crate::log::Log;
+use crate::partition::StateBudget;
+use crate::plugin::{Inspection, Parameters, PluginEngine};
+use crate::state::StateStore;
+use crate::state::objects::Objects;
+use crate::telemetry::Metrics;
+use crate::types::{ClusterName, DeploymentId, GenerationId, Offset, PluginName, TopicName};
+
+pub use deployments::{Deployment, Deployments};
+pub use plugin::Plugin;
+
+/// What plugins run on. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// First part of every name that the host owns.
+    pub cluster: ClusterName,
+    /// Where other hosts and clients reach this one.
+    pub advertised_url: String,
+    /// This host in its groups; the same after a restart.
+    pub instance_id: String,
+    /// Topics that the host owns.
+    pub topics: TopicSettings,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// Components, and the cluster's marker.
+    pub objects: Objects,
+    /// States.
+    pub states: Arc<dyn StateStore>,
+    /// Compiles components.
+    pub engine: Arc<dyn PluginEngine>,
+    /// Memory for states.
+    pub budget: StateBudget,
+    /// Time.
+    pub clock: Clock,
+    /// Figures.
+    pub metrics: Metrics,
+    /// The threads that fold.
+    pub workers: tokio::runtime::Handle,
+}
+
+/// How topics that the host owns are made.
+#[derive(Debug, Clone)]
+pub struct TopicSettings {
+    /// Whether it may make them.
+    pub create: bool,
+    /// `None` = the log's default.
+    pub replication_factor: Option<i32>,
+    /// Partitions of an input that is created on the embedded log.
+    pub partitions: u32,
+}
+
+/// A component that is to run.
+#[derive(Debug, Clone)]
+pub struct DeployRequest {
+    /// Its bytes.
+    pub component: Bytes,
+    /// Name to run it under, instead of the manifest's.
+    pub name: Option<PluginName>,
+    /// Input name → topic, for inputs that are mapped.
+    pub topics: BTreeMap<String, TopicName>,
+    /// Parameters.
+    pub parameters: Parameters,
+    /// Check everything, change nothing.
+    pub dry_run: bool,
+    /// Name of the caller's token.
+    pub principal: String,
+}
+
+/// What a deployment did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeployOutcome {
+    /// It runs now.
+    Created,
+    /// The same ran already.
+    Unchanged,
+    /// It would run.
+    DryRun,
+}
+
+/// Answer to [`Manager::deploy`].
+#[derive(Debug, Clone)]
+pub struct Deployed {
+    /// What it did.
+    pub outcome: DeployOutcome,
+    /// Name it runs under.
+    pub name: PluginName,
+    /// Number of the deployment; `None` in a dry run.
+    pub deployment: Option<DeploymentId>,
+    /// Number of the generation; `None` in a dry run.
+    pub generation: Option<GenerationId>,
+    /// What the component is.
+    pub inspection: Inspection,
+    /// Topics that it reads here.
+    pub topics: Vec<TopicName>,
+}
+
+/// Whether the host can be sent requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Readiness {
+    /// Everything that it owned at start is live or blocked; stays true from then on.
+    pub ready: bool,
+    /// What is not as it should be, while it answers.
+    pub degraded: Vec<String>,
+    /// What it is waiting for, until it is ready.
+    pub waiting_for: Vec<String>,
+}
+
+/// Runs plugins. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Manager(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    context: Context,
+    deployments: RwLock<Deployments>,
+    /// First offset of the deployments topic that is not folded.
+    next: Mutex<Offset>,
+    /// Requests of this host that wait for their verdict; bounded by the requests being served.
+    waiting: Mutex<BTreeMap<String, oneshot::Sender<deployments::Verdict>>>,
+    plugins: RwLock<BTreeMap<PluginName, Arc<Plugin>>>,
+    /// Plugins of a name that were deleted and are still being freed.
+    freeing: Mutex<BTreeMap<PluginName, CancellationToken>>,
+    freeing_tasks: TaskTracker,
+    readiness: RwLock<Following>,
+    /// Counts changes of what runs.
+    changed: watch::Sender<u64>,
+    /// Why the host cannot go on.
+    died: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+    follower: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Following {
+    following: Result<(), String>,
+    was_ready: bool,
+}
+
+impl Manager {
+    /// Starts to follow the deployments topic on the current runtime.
+    #[must_use]
+    pub fn start(context: Context) -> Self {
+        let following = Following {
+            following: Err("it is starting".to_owned()),
+            was_ready: false,
+        };
+        let inner = Arc::new(Inner {
+            context,
+            deployments: RwLock::default(),
+            next: Mutex::default(),
+            waiting: Mutex::default(),
+            plugins: RwLock::default(),
+            freeing: Mutex::default(),
+            freeing_tasks: TaskTracker::new(),
+            readiness: RwLock::new(following),
+            changed: watch::Sender::new(0),
+            died: watch::Sender::new(None),
+            stop: CancellationToken::new(),
+            follower: Mutex::new(None),
+        });
+        let follower = tokio::spawn(follow::follow(inner.clone(), inner.stop.clone()));
+        *inner.follower.lock() = Some(follower);
+        Self(inner)
+    }
+
+    /// Runs a component: durable when it returns, on every host of the cluster.
+    ///
+    /// # Errors
+    /// `invalid-plugin` lists every fault; `upgrade-not-supported`; `log-unavailable` and
+    /// `state-unavailable` with nothing decided; `outcome-unknown`.
+    pub async fn deploy(&self, request: DeployRequest) -> Result<Deployed, Problem> {
+        deploy::deploy(&self.0, request).await
+    }
+
+    /// Stops a plugin and frees its state, on every host of the cluster.
+    ///
+    /// # Errors
+    /// `unknown-plugin`; `log-unavailable`; `outcome-unknown`.
+    pub async fn delete(&self, name: &PluginName, principal: &str) -> Result<(), Problem> {
+        deploy::delete(&self.0, name, principal).await
+    }
+
+    /// What runs, by name.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<Arc<Plugin>> {
+        self.0.plugins.read().values().cloned().collect()
+    }
+
+    /// What runs under a name.
+    ///
+    /// # Errors
+    /// `unknown-plugin` names what there is.
+    pub fn plugin(&self, name: &str) -> Result<Arc<Plugin>, Problem> {
+        let plugins = self.0.plugins.read();
+        PluginName::new(name)
+            .ok()
+            .and_then(|name| plugins.get(&name).cloned())
+            .ok_or_else(|| deployments::unknown_plugin(name, plugins.keys()))
+    }
+
+    /// Plugins that read a topic.
+    #[must_use]
+    pub fn readers_of(&self, topic: &TopicName) -> Vec<PluginName> {
+        let plugins = self.0.plugins.read();
+        let reads =
+            |plugin: &&Arc<Plugin>| plugin.inputs().iter().any(|input| input.topic == *topic);
+        plugins
+            .values()
+            .filter(reads)
+            .map(|plugin| plugin.name().clone())
+            .collect()
+    }
+
+    /// Waits until everything that this host owns of a plugin is live; `false` if it is blocked, or
+    /// if that takes longer than `within`.
+    ///
+    /// # Errors
+    /// `unknown-plugin`.
+    pub async fn wait_ready(&self, name: &str, within: Duration) -> Result<bool, Problem> {
+        const POLL: Duration = Duration::from_millis(20);
+        let until = self.0.context.clock.elapsed() + within;
+        loop {
+            let plugin = self.plugin(name)?;
+            if plugin.is_settled() {
+                return Ok(plugin.status() == "live");
+            }
+            if self.0.context.clock.elapsed() >= until {
+                return Ok(false);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Whether this host can be sent requests.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let mut state = self.0.readiness.write();
+        let mut waiting_for = Vec::new();
+        let mut degraded = Vec::new();
+        if let Err(why) = &state.following {
+            waiting_for.push(format!("deployments: {why}"));
+        }
+        for plugin in self.plugins() {
+            let name = plugin.name();
+            if !plugin.is_settled() {
+                waiting_for.push(format!("{name}: {}", plugin.status()));
+            }
+            degraded.extend(plugin.last_error().map(|error| format!("{name}: {error}")));
+            for (partition, handle) in plugin.locals() {
+                let status = handle.status();
+                if status.degraded {
+                    degraded.push(format!("{name}/{partition}: the assignment is lost"));
+                }
+                degraded.extend(
+                    status
+                        .blocked
+                        .map(|blocked| format!("{name}/{partition}: {}", blocked.code)),
+                );
+                degraded.extend(
+                    status
+                        .last_error
+                        .map(|error| format!("{name}/{partition}: {error}")),
+                );
+            }
+        }
+        if waiting_for.is_empty() {
+            state.was_ready = true;
+        }
+        if state.was_ready {
+            // Later trouble is told, and takes no host out of service that can answer.
+            degraded.append(&mut waiting_for);
+        }
+        Readiness {
+            ready: state.was_ready,
+            degraded,
+            waiting_for,
+        }
+    }
+
+    /// Counts changes of what runs, for those who follow them.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changed.subscribe()
+    }
+
+    /// Waits until the host cannot go on, and says why.
+    pub async fn died(&self) -> String {
+        let mut died = self.0.died.subscribe();
+        match died.wait_for(Option::is_some).await {
+            Ok(why) => why.clone().unwrap_or_default(),
+            Err(_) => "the manager is gone".to_owned(),
+        }
+    }
+
+    /// Stops every plugin: commits what is folded and leaves the groups.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        let follower = self.0.follower.lock().take();
+        if let Some(follower) = follower
+            && follower.await.is_err()
+        {
+            tracing::error!("the follower of the deployments died");
+        }
+        self.0.freeing_tasks.close();
+    }
+}

@@ -38,12 +38,16 @@ impl KeyFormat {
     /// # Errors
     /// [`InvalidKey`] names the format that the plugin's keys have.
     pub fn parse(self, text: &str) -> Result<Bytes, InvalidKey> {
-        let invalid = || InvalidKey { text: text.to_owned(), expected: self.expected() };
+        let invalid = || InvalidKey {
+            text: text.to_owned(),
+            expected: self.expected(),
+        };
         match self {
             Self::Utf8 => Ok(Bytes::copy_from_slice(text.as_bytes())),
-            Self::Bytes => {
-                URL_SAFE_NO_PAD.decode(text).map(Bytes::from).map_err(|_| invalid())
-            }
+            Self::Bytes => URL_SAFE_NO_PAD
+                .decode(text)
+                .map(Bytes::from)
+                .map_err(|_| invalid()),
             Self::I32 => text
                 .parse::<i32>()
                 .map(|number| Bytes::copy_from_slice(&number.to_be_bytes()))
@@ -74,10 +78,12 @@ impl KeyFormat {
     #[must_use]
     pub fn display(self, key: &[u8]) -> String {
         self.format(key).unwrap_or_else(|| {
-            key.iter().take(64).fold(String::from("0x"), |mut text, byte| {
-                let _ = write!(text, "{byte:02x}");
-                text
-            })
+            key.iter()
+                .take(64)
+                .fold(String::from("0x"), |mut text, byte| {
+                    let _ = write!(text, "{byte:02x}");
+                    text
+                })
         })
     }
 

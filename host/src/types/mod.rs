@@ -6,7 +6,7 @@ mod id;
 mod key;
 mod position;
 
-pub use id::{ClusterName, DeploymentId, Digest, Epoch, GenerationId, PluginName, TopicName};
 pub use id::InvalidName;
+pub use id::{ClusterName, DeploymentId, Digest, Epoch, GenerationId, PluginName, TopicName};
 pub use key::{InvalidKey, KeyFormat};
-pub use position::{Offset, Partition, RecordPosition, TopicPartition};
+pub use position::{InvalidPosition, Offset, Partition, RecordPosition, TopicPartition};

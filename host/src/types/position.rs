@@ -94,7 +94,14 @@ mod tests {
     fn a_record_position_reads_back() {
         let position: RecordPosition = "flights.v1/2@77".parse().unwrap();
         assert_eq!(position.to_string(), "flights.v1/2@77");
-        for bad in ["", "flights", "flights/2", "flights/x@1", "flights/1@-1", "/1@1"] {
+        for bad in [
+            "",
+            "flights",
+            "flights/2",
+            "flights/x@1",
+            "flights/1@-1",
+            "/1@1",
+        ] {
             assert!(bad.parse::<RecordPosition>().is_err(), "{bad}");
         }
     }

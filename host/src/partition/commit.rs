@@ -1,0 +1,156 @@
+//! When to commit, and the commit that runs beside the next batches. At most one runs at a time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::PartitionHandle;
+use crate::clock::Clock;
+use crate::limits;
+use crate::state::{Commit, PartitionStore, StateError};
+use crate::types::Offset;
+
+/// Decides when the next commit is due. A commit costs more than a fold, so while catching up there
+/// are only as many as keep the replay after a crash short, and never so many that they take more
+/// than a tenth of the time.
+#[derive(Debug)]
+pub(super) struct Schedule {
+    interval: Duration,
+    last_start: Duration,
+    last_cost: Duration,
+}
+
+/// What replays within about this long is not committed while catching up.
+const CATCH_UP_INTERVAL: Duration = Duration::from_secs(1);
+/// Share of the time that commits may take: one part in this many.
+const COST_SHARE: u32 = 10;
+
+impl Schedule {
+    pub(super) fn new(interval: Duration, now: Duration) -> Self {
+        Self {
+            interval,
+            last_start: now,
+            last_cost: Duration::ZERO,
+        }
+    }
+
+    /// How long until a commit is due.
+    pub(super) fn due_in(&self, now: Duration, live: bool) -> Duration {
+        let wanted = if live {
+            self.interval
+        } else {
+            self.interval.min(CATCH_UP_INTERVAL)
+        };
+        let interval = wanted.max(self.last_cost * COST_SHARE);
+        (self.last_start + interval).saturating_sub(now)
+    }
+
+    pub(super) fn started(&mut self, now: Duration) {
+        self.last_start = now;
+    }
+
+    /// How long the last commit took.
+    pub(super) fn last_cost(&self) -> Duration {
+        self.last_cost
+    }
+
+    pub(super) fn ended(&mut self, now: Duration) {
+        self.last_cost = now.saturating_sub(self.last_start);
+    }
+}
+
+/// A commit that is being written.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    task: JoinHandle<Result<Commit, StateError>>,
+    /// Position that it commits.
+    pub(super) next: Offset,
+}
+
+impl InFlight {
+    /// Starts writing `commit`. A store that does not answer is tried again until it does: the log
+    /// is the truth, so nothing is lost meanwhile.
+    pub(super) fn start(
+        commit: Commit,
+        store: Arc<dyn PartitionStore>,
+        handle: PartitionHandle,
+        clock: Clock,
+    ) -> Self {
+        let next = commit.checkpoint.next;
+        let task = tokio::spawn(async move {
+            let mut pause = limits::RETRY_PAUSE_MIN;
+            loop {
+                match store.commit(commit.clone()).await {
+                    Ok(()) => break,
+                    Err(error) if error.is_transient() => {
+                        tracing::warn!(partition = %handle.spec().store, %error, "commit failed, trying again");
+                        handle.update(|status| status.last_error = Some(error.to_string()));
+                        tokio::time::sleep(pause + jitter(&clock, pause)).await;
+                        pause = (pause * 2).min(limits::RETRY_PAUSE_MAX);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Err(error) = store.maintain().await {
+                tracing::warn!(partition = %handle.spec().store, %error, "compaction failed, it is tried again later");
+            }
+            Ok(commit)
+        });
+        Self { task, next }
+    }
+
+    /// Waits for its end. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> Result<Commit, StateError> {
+        match (&mut self.task).await {
+            Ok(result) => result,
+            Err(error) => Err(StateError::Corrupt(format!(
+                "the commit task died: {error}"
+            ))),
+        }
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        // A later owner fences the store, so an abandoned commit is harmless; not waiting for it is
+        // what "lost" means.
+        self.task.abort();
+    }
+}
+
+/// Up to a quarter more, so that partitions do not knock all at once.
+pub(super) fn jitter(clock: &Clock, pause: Duration) -> Duration {
+    let quarter_ms = u64::try_from(pause.as_millis() / 4)
+        .unwrap_or(u64::MAX)
+        .max(1);
+    Duration::from_millis(clock.random() % quarter_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_live_partition_commits_at_its_interval() {
+        let schedule = Schedule::new(2 * SECOND, SECOND);
+        assert_eq!(schedule.due_in(SECOND, true), 2 * SECOND);
+        assert_eq!(schedule.due_in(4 * SECOND, true), Duration::ZERO);
+    }
+
+    #[test]
+    fn catching_up_commits_often_enough_to_replay_within_a_second() {
+        let schedule = Schedule::new(10 * SECOND, Duration::ZERO);
+        assert_eq!(schedule.due_in(Duration::ZERO, false), SECOND);
+    }
+
+    #[test]
+    fn an_expensive_commit_makes_the_next_one_later() {
+        let mut schedule = Schedule::new(SECOND, Duration::ZERO);
+        schedule.started(SECOND);
+        schedule.ended(2 * SECOND);
+        assert_eq!(schedule.due_in(2 * SECOND, true), 9 * SECOND);
+    }
+}

@@ -1,0 +1,257 @@
+//! A partition as others see it: its status, states of keys, and a wait for a position. Shared
+//! between its worker, which writes, and queries, which read.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+
+use super::table::{StateBudget, StateTable};
+use super::{Blocked, PartitionSpec, PartitionStatus, Phase};
+use crate::state::{KeyState, PartitionStore, StateError};
+use crate::types::Offset;
+
+/// A partition that this host has open. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct PartitionHandle {
+    pub(super) shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) spec: PartitionSpec,
+    pub(super) status: RwLock<PartitionStatus>,
+    pub(super) next: watch::Sender<Offset>,
+    pub(super) table: RwLock<StateTable>,
+    pub(super) store: OnceLock<Arc<dyn PartitionStore>>,
+    pub(super) block: Mutex<Option<Blocked>>,
+    pub(super) block_requested: Notify,
+}
+
+/// Answer to [`PartitionHandle::state`].
+#[derive(Debug, Clone)]
+pub struct Lookup {
+    /// State of the key, uncommitted folds included.
+    pub state: Option<KeyState>,
+    /// First offset that was not folded when it was looked up.
+    pub next: Offset,
+    /// How many offsets the partition was behind.
+    pub lag_events: u64,
+}
+
+impl PartitionHandle {
+    /// A handle for a partition whose worker is about to start.
+    #[must_use]
+    pub fn new(spec: PartitionSpec, budget: StateBudget) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                spec,
+                status: RwLock::new(PartitionStatus::opening()),
+                next: watch::Sender::new(Offset(0)),
+                table: RwLock::new(StateTable::new(false, budget)),
+                store: OnceLock::new(),
+                block: Mutex::new(None),
+                block_requested: Notify::new(),
+            }),
+        }
+    }
+
+    /// What it folds.
+    #[must_use]
+    pub fn spec(&self) -> &PartitionSpec {
+        &self.shared.spec
+    }
+
+    /// A consistent picture of it.
+    #[must_use]
+    pub fn status(&self) -> PartitionStatus {
+        self.shared.status.read().clone()
+    }
+
+    /// Whether it has read its backlog or cannot go on: nothing more to wait for at start.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        matches!(
+            self.shared.status.read().phase,
+            Phase::Live | Phase::Blocked
+        )
+    }
+
+    /// State of a key, uncommitted folds included.
+    ///
+    /// # Errors
+    /// [`StateError`] of the store, which is asked for keys that are not in memory.
+    pub async fn state(&self, key: &[u8]) -> Result<Lookup, StateError> {
+        if let Some(lookup) = self.in_memory(key) {
+            return Ok(lookup);
+        }
+        let stored = self.store()?.get(key).await?;
+        // It may have been folded meanwhile: memory is always at least as new as the store.
+        Ok(self.in_memory(key).unwrap_or_else(|| self.lookup(stored)))
+    }
+
+    /// Keys and states behind `after` that start with `prefix`, in order of key, at most `limit`;
+    /// uncommitted folds included.
+    ///
+    /// # Errors
+    /// [`StateError`] of the store.
+    pub async fn scan(
+        &self,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+        let mut found = Vec::with_capacity(limit.min(1024));
+        let mut after = after.map(Bytes::copy_from_slice);
+        let mut exhausted = false;
+        while found.len() < limit && !exhausted {
+            // Changes first, then the store: what is committed in between is in both, not in none.
+            let changes = self
+                .shared
+                .table
+                .read()
+                .uncommitted(prefix, after.as_deref());
+            let wanted = limit - found.len();
+            let stored = self.store()?.scan(prefix, after.as_deref(), wanted).await?;
+            exhausted = stored.len() < wanted;
+            // Behind the last stored key of a full page, the store may hold more than was read.
+            let until = if exhausted {
+                None
+            } else {
+                stored.last().map(|(key, _)| key.clone())
+            };
+            merge(stored, changes, until.as_ref(), &mut found);
+            after = until;
+        }
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Waits until the record at `offset` is folded; `false` if that takes longer than `within`.
+    pub async fn wait_folded(&self, offset: Offset, within: Duration) -> bool {
+        let mut next = self.shared.next.subscribe();
+        let reached = next.wait_for(|next| *next > offset);
+        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
+    }
+
+    /// Stops folding with a reason that lies outside the partition, such as a changed topic. It goes
+    /// on answering.
+    pub fn request_block(&self, reason: Blocked) {
+        *self.shared.block.lock() = Some(reason);
+        self.shared.block_requested.notify_one();
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut PartitionStatus)) {
+        change(&mut self.shared.status.write());
+    }
+
+    /// Says that the assignment is lost for now: it answers, and folds nothing.
+    pub fn mark_degraded(&self) {
+        self.update(|status| status.degraded = true);
+    }
+
+    /// Says that its worker ended with `error` and that it is opened again.
+    pub fn mark_failed(&self, error: String) {
+        self.update(|status| status.last_error = Some(error));
+    }
+
+    /// Whether it cannot go on by itself.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        self.shared.status.read().phase == Phase::Blocked
+    }
+
+    fn store(&self) -> Result<&Arc<dyn PartitionStore>, StateError> {
+        self.shared.store.get().ok_or_else(|| {
+            StateError::Unavailable(format!("{} is still being opened", self.shared.spec.store))
+        })
+    }
+
+    fn in_memory(&self, key: &[u8]) -> Option<Lookup> {
+        let table = self.shared.table.read();
+        let state = table.get(key)?.cloned();
+        drop(table);
+        Some(self.lookup(state))
+    }
+
+    fn lookup(&self, state: Option<KeyState>) -> Lookup {
+        let status = self.shared.status.read();
+        Lookup {
+            state,
+            next: status.next,
+            lag_events: status.lag_events,
+        }
+    }
+}
+
+/// Merges stored states with newer changes, both in order of key; of two states of a key, the later
+/// one wins.
+fn merge(
+    stored: Vec<(Bytes, KeyState)>,
+    changes: Vec<(Bytes, Option<KeyState>)>,
+    until: Option<&Bytes>,
+    into: &mut Vec<(Bytes, KeyState)>,
+) {
+    let mut changes = changes
+        .into_iter()
+        .take_while(|(key, _)| until.is_none_or(|until| key <= until))
+        .peekable();
+    for (key, state) in stored {
+        while let Some((changed_key, changed)) = changes.next_if(|(changed, _)| *changed < key) {
+            into.extend(changed.map(|state| (changed_key, state)));
+        }
+        match changes.next_if(|(changed, _)| *changed == key) {
+            Some((_, None)) => {}
+            Some((_, Some(changed))) if changed.changed_at >= state.changed_at => {
+                into.push((key, changed));
+            }
+            Some(_) | None => into.push((key, state)),
+        }
+    }
+    into.extend(changes.filter_map(|(key, changed)| changed.map(|state| (key, state))));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(text: &'static str, changed_at: u64) -> KeyState {
+        KeyState {
+            state: Bytes::from_static(text.as_bytes()),
+            changed_at: Offset(changed_at),
+            changed_at_ms: 0,
+        }
+    }
+
+    fn key(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn changes_override_add_and_delete() {
+        let stored = vec![(key("b"), state("old", 1)), (key("d"), state("old", 1))];
+        let changes = vec![
+            (key("a"), Some(state("new", 2))),
+            (key("b"), None),
+            (key("d"), Some(state("new", 2))),
+            (key("e"), Some(state("new", 2))),
+        ];
+        let mut all = Vec::new();
+        merge(stored.clone(), changes.clone(), None, &mut all);
+        let keys: Vec<_> = all
+            .iter()
+            .map(|(key, state)| (key.as_ref(), state.changed_at.0))
+            .collect();
+        assert_eq!(keys, [(&b"a"[..], 2), (b"d", 2), (b"e", 2)]);
+
+        let mut page = Vec::new();
+        merge(stored, changes, Some(&key("d")), &mut page);
+        assert_eq!(
+            page.len(),
+            2,
+            "what lies behind a full page of the store waits for the next one"
+        );
+    }
+}

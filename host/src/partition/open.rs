@@ -1,0 +1,284 @@
+//! The open order (`ARCHITECTURE.md`, "Ownership"): fence the store, commit the next epoch, announce
+//! it, fetch the end of the log, then read on from the committed position. Whatever is wrong with
+//! the log against the state is found here, before anything is folded.
+
+use std::sync::Arc;
+
+use super::assemble::Source;
+use super::{Blocked, PartitionHandle, Ports, journal};
+use crate::log::{
+    LogError, OffsetRange, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef, Topic,
+};
+use crate::plugin::manifest::{OnGap, Start};
+use crate::state::{Checkpoint, Commit, LastRecord, PartitionStore, StateError};
+use crate::types::{Epoch, Offset, RecordPosition};
+
+/// A partition that is open.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) store: Arc<dyn PartitionStore>,
+    pub(super) checkpoint: Checkpoint,
+    /// One past the last record of the log when the partition was fenced: live from there on.
+    pub(super) live_at: Offset,
+    pub(super) source: Source,
+    /// `Err` = it answers, but cannot fold.
+    pub(super) reader: Result<Box<dyn PartitionReader>, Blocked>,
+    /// The store held nothing: keys that are not in memory have no state.
+    pub(super) empty: bool,
+}
+
+/// Why a partition could not be opened; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    State(#[from] StateError),
+}
+
+/// Opens the partition of `handle`. The caller holds a confirmed assignment.
+pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Opened, OpenError> {
+    let spec = handle.spec();
+    let source = spec.source();
+    let store: Arc<dyn PartitionStore> = Arc::from(ports.states.open(&spec.store).await?);
+    let before = store.checkpoint().await?;
+    let topic = ports.log.topic(&source.topic).await?;
+
+    let mut checkpoint = match (&before, &topic) {
+        (Some(checkpoint), _) => checkpoint.clone(),
+        (None, Some(topic)) => first_checkpoint(handle, ports, topic).await?,
+        (None, None) => return Err(LogError::UnknownTopic(source.topic).into()),
+    };
+    checkpoint.epoch = checkpoint.epoch.next();
+    checkpoint.deployment = spec.deployment;
+    checkpoint.digest = spec.code.inspection().digest;
+    store
+        .commit(Commit {
+            changes: Vec::new(),
+            checkpoint: checkpoint.clone(),
+        })
+        .await?;
+    journal::announce(&*ports.log, spec, checkpoint.epoch).await?;
+
+    let columns = Source {
+        partition: spec.store.partition,
+        partitions: checkpoint.partitions,
+        partitioner: spec.partitioner(),
+        headers: spec.manifest().headers,
+    };
+    let (reader, live_at) = match check_topic(handle, &checkpoint, topic.as_ref()) {
+        Err(blocked) => (Err(blocked), checkpoint.next),
+        Ok(()) => {
+            let range = ports.log.range(&source).await?;
+            let reader = open_reader(handle, ports, &mut checkpoint, &range).await?;
+            (reader, range.end)
+        }
+    };
+    let empty = store.scan(&[], None, 1).await?.is_empty();
+    Ok(Opened {
+        store,
+        checkpoint,
+        live_at,
+        source: columns,
+        reader,
+        empty,
+    })
+}
+
+/// Resolves `start`; committed before the first fold, so that a restart resolves nothing anew.
+async fn first_checkpoint(
+    handle: &PartitionHandle,
+    ports: &Ports,
+    topic: &Topic,
+) -> Result<Checkpoint, OpenError> {
+    let spec = handle.spec();
+    let source = spec.source();
+    let range = ports.log.range(&source).await?;
+    let start = match spec.input.start {
+        Start::Earliest => range.start,
+        Start::Latest => range.end,
+        Start::At(timestamp_ms) => ports.log.offset_at(&source, timestamp_ms).await?,
+    };
+    Ok(Checkpoint {
+        epoch: Epoch(0),
+        deployment: spec.deployment,
+        digest: spec.code.inspection().digest,
+        next: start,
+        last: None,
+        start,
+        history_complete: start == Offset(0),
+        topic_id: topic.id,
+        partitions: topic.partitions,
+    })
+}
+
+/// Whether the topic is still the one that the state was folded from.
+fn check_topic(
+    handle: &PartitionHandle,
+    checkpoint: &Checkpoint,
+    topic: Option<&Topic>,
+) -> Result<(), Blocked> {
+    let name = &handle.spec().input.topic;
+    let plugin = &handle.spec().store.plugin;
+    let blocked = |code: &str, detail: String| {
+        Err(Blocked {
+            code: code.to_owned(),
+            detail,
+            at: None,
+        })
+    };
+    let Some(topic) = topic else {
+        return blocked(
+            "topic-missing",
+            format!(
+                "topic '{name}' is gone; the state stays and answers. Create it again and {}",
+                rebuild(plugin)
+            ),
+        );
+    };
+    if let (Some(then), Some(now)) = (checkpoint.topic_id, topic.id)
+        && then != now
+    {
+        return blocked(
+            "topic-replaced",
+            format!(
+                "topic '{name}' was deleted and created again, so the state belongs to records that are gone; {}",
+                rebuild(plugin)
+            ),
+        );
+    }
+    if topic.partitions != checkpoint.partitions {
+        return Err(partitions_changed(
+            handle,
+            checkpoint.partitions,
+            topic.partitions,
+        ));
+    }
+    Ok(())
+}
+
+/// The topic has another number of partitions than the state was folded from.
+#[must_use]
+pub fn partitions_changed(handle: &PartitionHandle, then: u32, now: u32) -> Blocked {
+    let spec = handle.spec();
+    Blocked {
+        code: "partitions-changed".to_owned(),
+        detail: format!(
+            "topic '{}' had {then} partitions and now has {now}, so keys have moved; {}",
+            spec.input.topic,
+            rebuild(&spec.store.plugin)
+        ),
+        at: None,
+    }
+}
+
+fn rebuild(plugin: &crate::types::PluginName) -> String {
+    format!("rebuild the view: `foldhost plugin delete {plugin}`, then deploy it again")
+}
+
+/// Finds where to read on, and compares the last folded record with the one in the log.
+async fn open_reader(
+    handle: &PartitionHandle,
+    ports: &Ports,
+    checkpoint: &mut Checkpoint,
+    range: &OffsetRange,
+) -> Result<Result<Box<dyn PartitionReader>, Blocked>, OpenError> {
+    let spec = handle.spec();
+    let source = spec.source();
+    if checkpoint.next > range.end {
+        return Ok(Err(Blocked {
+            code: "position-past-end".to_owned(),
+            detail: format!(
+                "the state has folded {source} up to {}, but the log ends at {}: records were lost \
+                 or the topic was replaced; {}",
+                checkpoint.next,
+                range.end,
+                rebuild(&spec.store.plugin)
+            ),
+            at: None,
+        }));
+    }
+    if checkpoint.next < range.start {
+        match spec.input.on_gap {
+            OnGap::Stop => return Ok(Err(history_gap(handle, checkpoint.next, range.start))),
+            OnGap::Continue => {
+                tracing::warn!(partition = %spec.store, from = %checkpoint.next, to = %range.start,
+                    "records were removed before they were folded; going on behind them");
+                checkpoint.next = range.start;
+                checkpoint.last = None;
+            }
+        }
+    }
+    if let Some(last) = checkpoint.last.filter(|last| last.offset >= range.start) {
+        let mut reader = ports.readers.open(&source, last.offset).await?;
+        let mut probe = RecordBatch::new();
+        let one = ReadLimits {
+            records_max: 1,
+            bytes_max: usize::MAX,
+        };
+        if reader.read(&mut probe, one).await? == Read::Records {
+            let found = probe.get(0);
+            if found.offset == last.offset {
+                let same = identity(&found) == last;
+                return Ok(if same {
+                    Ok(reader)
+                } else {
+                    Err(replaced(handle, last))
+                });
+            }
+        }
+        // Compacted away: nothing to compare with, and the probe has read what is to be folded.
+    }
+    Ok(Ok(ports.readers.open(&source, checkpoint.next).await?))
+}
+
+/// The records behind `next` were removed before they were folded.
+pub(super) fn history_gap(handle: &PartitionHandle, next: Offset, start: Offset) -> Blocked {
+    let spec = handle.spec();
+    Blocked {
+        code: "history-gap".to_owned(),
+        detail: format!(
+            "records {next} to {start} of {} were removed before they were folded; set \
+             `on-gap = \"continue\"` on the input to go on without them, or {}",
+            spec.source(),
+            rebuild(&spec.store.plugin)
+        ),
+        at: None,
+    }
+}
+
+fn replaced(handle: &PartitionHandle, last: LastRecord) -> Blocked {
+    let source = handle.spec().source();
+    Blocked {
+        code: "topic-replaced".to_owned(),
+        detail: format!(
+            "the record at {source}@{} is not the one that was folded: the topic was replaced; {}",
+            last.offset,
+            rebuild(&handle.spec().store.plugin)
+        ),
+        at: Some(RecordPosition {
+            topic: source.topic,
+            partition: source.partition,
+            offset: last.offset,
+        }),
+    }
+}
+
+/// By what a folded record is recognised.
+pub(super) fn identity(record: &RecordRef<'_>) -> LastRecord {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    for part in [record.key, record.value] {
+        // Absent and empty differ; so do ("ab", "c") and ("a", "bc").
+        hasher.update(
+            &part
+                .map_or(u64::MAX, |bytes| bytes.len() as u64)
+                .to_le_bytes(),
+        );
+        hasher.update(part.unwrap_or_default());
+    }
+    LastRecord {
+        offset: record.offset,
+        timestamp_ms: record.timestamp_ms,
+        hash: hasher.digest(),
+    }
+}

@@ -1,0 +1,539 @@
+//! The worker of one partition: open → replay → live, batch by batch, with commits beside it.
+//!
+//! One `select!`; effects on the world only here. It ends when told to, when a later owner has
+//! fenced it, or when it cannot go on without opening again; a partition that is *blocked* does not
+//! end: it goes on answering until somebody changes something.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+use tokio::sync::watch;
+
+use super::assemble::Source;
+use super::commit::{InFlight, Schedule, jitter};
+use super::open::{self, Opened};
+use super::step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
+use super::table::StateTable;
+use super::{Blocked, PartitionHandle, Phase, Ports};
+use crate::limits;
+use crate::log::{LogError, PartitionReader, Read, ReadLimits, RecordBatch};
+use crate::plugin::manifest::OnGap;
+use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError};
+use crate::types::{Offset, RecordPosition};
+
+/// How a worker is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// It goes on.
+    No,
+    /// Commit, close, end.
+    Clean,
+    /// The assignment is lost: end at once, commit nothing.
+    Abandon,
+}
+
+/// Why a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// It was told to, and committed.
+    Stopped,
+    /// It was told to, and committed nothing; its states still answer.
+    Abandoned,
+    /// A later owner has the store.
+    Fenced(String),
+    /// It must be opened again.
+    Failed(String),
+}
+
+const LIMITS: ReadLimits = ReadLimits {
+    records_max: limits::BATCH_EVENTS_MAX,
+    bytes_max: limits::BATCH_BYTES_MAX,
+};
+/// Lookups in the store that run at the same time when a batch needs states that are not in memory.
+const LOADS_CONCURRENT: usize = 64;
+/// How often the end of the log is asked for while catching up.
+const END_REFRESH: Duration = Duration::from_secs(1);
+
+/// Opens a partition and folds it until it is stopped.
+pub async fn run(handle: PartitionHandle, ports: Ports, mut stop: watch::Receiver<Stop>) -> Exit {
+    let opened = tokio::select! {
+        biased;
+        stop = stopped(&mut stop) => {
+            return if stop == Stop::Clean { Exit::Stopped } else { Exit::Abandoned };
+        }
+        opened = open::open(&handle, &ports) => match opened {
+            Ok(opened) => opened,
+            Err(open::OpenError::State(StateError::Fenced(by))) => return Exit::Fenced(by),
+            Err(error) => return Exit::Failed(error.to_string()),
+        },
+    };
+    let mut worker = Worker::new(handle, ports, opened);
+    worker.run(stop).await
+}
+
+async fn stopped(stop: &mut watch::Receiver<Stop>) -> Stop {
+    match stop.wait_for(|stop| *stop != Stop::No).await {
+        Ok(stop) => *stop,
+        // Whoever could stop it is gone: the host is going down without a word.
+        Err(_) => Stop::Abandon,
+    }
+}
+
+struct Worker {
+    handle: PartitionHandle,
+    ports: Ports,
+    store: Arc<dyn PartitionStore>,
+    reader: Option<Box<dyn PartitionReader>>,
+    source: Source,
+    slot: InstanceSlot,
+    /// Position of what is folded, as the next commit will say.
+    checkpoint: Checkpoint,
+    /// Position that is committed.
+    committed: Offset,
+    live_at: Offset,
+    batch: RecordBatch,
+    schedule: Schedule,
+    commit: Option<InFlight>,
+    /// When what failed is tried again.
+    retry_at: Option<Duration>,
+    /// How long the last pause was; the shortest after a success.
+    retry_pause: Duration,
+    end_seen_at: Duration,
+}
+
+enum Event {
+    Stop(Stop),
+    Committed(Result<Commit, StateError>),
+    Block,
+    CommitDue,
+    Retry,
+    Read(Result<Read, LogError>),
+}
+
+impl Worker {
+    fn new(handle: PartitionHandle, ports: Ports, opened: Opened) -> Self {
+        let shared = &handle.shared;
+        *shared.table.write() = StateTable::new(opened.empty, ports.budget.clone());
+        assert!(
+            shared.store.set(opened.store.clone()).is_ok(),
+            "a handle is opened once"
+        );
+        let (reader, blocked) = match opened.reader {
+            Ok(reader) => (Some(reader), None),
+            Err(blocked) => (None, Some(blocked)),
+        };
+        let now = ports.clock.elapsed();
+        let mut worker = Self {
+            slot: InstanceSlot::new(handle.spec().code.clone()),
+            schedule: Schedule::new(handle.spec().manifest().commit_interval, now),
+            store: opened.store,
+            reader,
+            source: opened.source,
+            committed: opened.checkpoint.next,
+            checkpoint: opened.checkpoint,
+            live_at: opened.live_at,
+            batch: RecordBatch::new(),
+            commit: None,
+            retry_at: None,
+            retry_pause: limits::RETRY_PAUSE_MIN,
+            end_seen_at: now,
+            handle,
+            ports,
+        };
+        worker.handle.update(|status| {
+            status.phase = Phase::Replaying;
+            status.next = worker.checkpoint.next;
+            status.committed = worker.committed;
+            status.start = worker.checkpoint.start;
+            status.history_complete = worker.checkpoint.history_complete;
+            status.end = worker.live_at;
+            status.lag_events = worker.live_at.0.saturating_sub(worker.checkpoint.next.0);
+            status.last_error = None;
+        });
+        worker.publish_position();
+        if let Some(blocked) = blocked {
+            worker.set_blocked(blocked);
+        } else if worker.checkpoint.next >= worker.live_at {
+            worker.set_live();
+        }
+        worker
+    }
+
+    async fn run(&mut self, mut stop: watch::Receiver<Stop>) -> Exit {
+        loop {
+            if !self.batch.is_empty() && self.retry_at.is_none() {
+                self.fold().await;
+                // A worker that always has more to read lets its neighbours fold too.
+                tokio::task::yield_now().await;
+            }
+            match self.next_event(&mut stop).await {
+                Event::Stop(Stop::Clean) => return self.finish().await,
+                Event::Stop(_) => return Exit::Abandoned,
+                Event::Committed(Ok(commit)) => self.commit_ended(&commit),
+                Event::Committed(Err(StateError::Fenced(by))) => return Exit::Fenced(by),
+                Event::Committed(Err(error)) => return Exit::Failed(error.to_string()),
+                Event::Block => self.block_requested(),
+                Event::CommitDue => self.start_commit(),
+                Event::Retry => self.retry_at = None,
+                Event::Read(Ok(Read::Records)) => self.refresh_end().await,
+                Event::Read(Ok(Read::EndOfPartition)) => self.reached_end(),
+                Event::Read(Err(error)) => {
+                    if let Some(exit) = self.read_failed(error) {
+                        return exit;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_event(&mut self, stop: &mut watch::Receiver<Stop>) -> Event {
+        let now = self.ports.clock.elapsed();
+        let can_read = self.batch.is_empty() && self.retry_at.is_none() && !self.is_full();
+        let commit_due = self.commit_due_in(now);
+        let retry_due = self.retry_at.map(|at| at.saturating_sub(now));
+        let Self {
+            reader,
+            batch,
+            commit,
+            handle,
+            ..
+        } = self;
+        tokio::select! {
+            biased;
+            stop = stopped(stop) => Event::Stop(stop),
+            ended = async { commit.as_mut().expect("guarded").ended().await }, if commit.is_some() => {
+                Event::Committed(ended)
+            }
+            () = handle.shared.block_requested.notified() => Event::Block,
+            () = tokio::time::sleep(commit_due.unwrap_or_default()), if commit_due.is_some() => {
+                Event::CommitDue
+            }
+            () = tokio::time::sleep(retry_due.unwrap_or_default()), if retry_due.is_some() => {
+                Event::Retry
+            }
+            read = async { reader.as_mut().expect("guarded").read(batch, LIMITS).await },
+                if can_read && reader.is_some() => Event::Read(read),
+        }
+    }
+
+    /// Folds what is in the batch: loads states, steps, applies the changes to memory.
+    async fn fold(&mut self) {
+        if let Err(error) = self.load_states().await {
+            return self.try_again(&error.to_string());
+        }
+        let began = self.ports.clock.elapsed();
+        let stepped = {
+            let table = self.handle.shared.table.read();
+            step(&mut self.slot, &Loaded(&table), &self.batch, self.source)
+        };
+        let stepped = match stepped {
+            Ok(stepped) => stepped,
+            Err(fault @ (StepFault::Interrupted(_) | StepFault::Instantiate(_))) => {
+                return self.try_again(&fault.to_string());
+            }
+        };
+        let took = self.ports.clock.elapsed().saturating_sub(began);
+        self.apply(stepped, took);
+        self.batch.clear();
+    }
+
+    fn apply(&mut self, stepped: Stepped, took: Duration) {
+        let Stepped {
+            changes,
+            folded,
+            poison,
+            fuel,
+        } = stepped;
+        let (state_bytes, largest) = {
+            let mut table = self.handle.shared.table.write();
+            for (key, state) in changes {
+                table.change(&key, state);
+            }
+            (table.bytes(), table.largest_state_bytes())
+        };
+        if folded > 0 {
+            let last = self.batch.get(folded - 1);
+            assert!(
+                last.offset >= self.checkpoint.next,
+                "an event is folded once"
+            );
+            self.checkpoint.next = last.offset.next();
+            self.checkpoint.last = Some(open::identity(&last));
+            let delay_ms = self.ports.clock.now_ms().saturating_sub(last.timestamp_ms);
+            let metrics = &self.ports.metrics;
+            metrics.folded(
+                &self.handle.spec().store,
+                folded as u64,
+                took,
+                fuel,
+                delay_ms,
+            );
+            metrics.state_bytes(&self.handle.spec().store, state_bytes, largest);
+        }
+        self.retry_pause = limits::RETRY_PAUSE_MIN;
+        self.publish_position();
+        if let Some(poison) = poison {
+            self.stop_before(poison);
+        }
+    }
+
+    /// Reads the states of the batch's keys that are not in memory.
+    async fn load_states(&mut self) -> Result<(), StateError> {
+        let missing = self.missing_keys();
+        let hits = self.batch.len().saturating_sub(missing.len());
+        self.ports.metrics.state_cache(
+            &self.handle.spec().store,
+            hits as u64,
+            missing.len() as u64,
+        );
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let store = &self.store;
+        let loads = missing.into_iter().map(|key| async move {
+            let state = store.get(&key).await?;
+            Ok::<(Bytes, Option<KeyState>), StateError>((key, state))
+        });
+        let mut loads = stream::iter(loads).buffer_unordered(LOADS_CONCURRENT);
+        while let Some(loaded) = loads.next().await {
+            let (key, state) = loaded?;
+            self.handle.shared.table.write().load(key, state);
+        }
+        Ok(())
+    }
+
+    fn missing_keys(&self) -> Vec<Bytes> {
+        let table = self.handle.shared.table.read();
+        let mut missing: Vec<Bytes> = self
+            .batch
+            .iter()
+            .filter_map(|record| record.key.filter(|key| table.get(key).is_none()))
+            .map(Bytes::copy_from_slice)
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        missing
+    }
+
+    fn stop_before(&mut self, poison: Poison) {
+        let record = self.batch.get(poison.index);
+        let source = self.handle.spec().source();
+        let at = RecordPosition {
+            topic: source.topic,
+            partition: source.partition,
+            offset: record.offset,
+        };
+        self.ports
+            .metrics
+            .rejected(&self.handle.spec().store, &poison.code);
+        let detail = format!(
+            "stopped before {at}, which cannot be applied: {}. Nothing behind it is folded; queries \
+             are answered from the state before it",
+            poison.reason
+        );
+        self.set_blocked(Blocked {
+            code: poison.code,
+            detail,
+            at: Some(at),
+        });
+        self.slot.clear();
+    }
+
+    fn set_blocked(&mut self, blocked: Blocked) {
+        self.reader = None;
+        let store = &self.handle.spec().store;
+        tracing::error!(partition = %store, code = blocked.code, "{}", blocked.detail);
+        self.handle.update(|status| {
+            status.phase = Phase::Blocked;
+            status.blocked = Some(blocked);
+        });
+        self.ports.metrics.phase(store, Phase::Blocked as u8);
+    }
+
+    fn set_live(&self) {
+        let live = self.handle.shared.status.read().phase == Phase::Live;
+        if !live {
+            tracing::info!(partition = %self.handle.spec().store, next = %self.checkpoint.next, "live");
+            self.handle.update(|status| status.phase = Phase::Live);
+            self.ports
+                .metrics
+                .phase(&self.handle.spec().store, Phase::Live as u8);
+        }
+    }
+
+    fn is_blocked(&self) -> bool {
+        self.handle.shared.status.read().phase == Phase::Blocked
+    }
+
+    fn block_requested(&mut self) {
+        let requested = self.handle.shared.block.lock().take();
+        if let Some(blocked) = requested {
+            self.batch.clear();
+            self.set_blocked(blocked);
+        }
+    }
+
+    fn publish_position(&self) {
+        let next = self.checkpoint.next;
+        self.handle.update(|status| {
+            status.next = next;
+            status.end = status.end.max(next);
+            status.lag_events = status.end.0 - next.0;
+            status.last_error = None;
+        });
+        self.handle.shared.next.send_replace(next);
+        let lag = self.handle.shared.status.read().lag_events;
+        self.ports.metrics.lag(&self.handle.spec().store, lag);
+        if next >= self.live_at && !self.is_blocked() {
+            self.set_live();
+        }
+    }
+
+    fn reached_end(&mut self) {
+        // Transaction markers and compacted records leave gaps: the end is here all the same.
+        self.handle.update(|status| {
+            status.lag_events = 0;
+            status.end = status.next;
+        });
+        self.ports.metrics.lag(&self.handle.spec().store, 0);
+        self.live_at = self.checkpoint.next;
+        if !self.is_blocked() {
+            self.set_live();
+        }
+    }
+
+    /// Asks for the end of the log now and then, so that the lag of a long replay is right.
+    async fn refresh_end(&mut self) {
+        let now = self.ports.clock.elapsed();
+        if now.saturating_sub(self.end_seen_at) < END_REFRESH {
+            return;
+        }
+        self.end_seen_at = now;
+        if let Ok(range) = self.ports.log.range(&self.handle.spec().source()).await {
+            self.handle
+                .update(|status| status.end = range.end.max(status.next));
+        }
+    }
+
+    fn read_failed(&mut self, error: LogError) -> Option<Exit> {
+        match error {
+            LogError::OffsetOutOfRange { range, .. } if self.checkpoint.next < range.start => {
+                if self.handle.spec().input.on_gap == OnGap::Continue {
+                    // Opening again finds the gap and goes on behind it.
+                    return Some(Exit::Failed(
+                        "records were removed before they were folded".into(),
+                    ));
+                }
+                self.set_blocked(open::history_gap(
+                    &self.handle,
+                    self.checkpoint.next,
+                    range.start,
+                ));
+                None
+            }
+            // Opening again looks at the topic, and says what became of it.
+            LogError::OffsetOutOfRange { .. } | LogError::UnknownTopic(_) => {
+                Some(Exit::Failed(error.to_string()))
+            }
+            error if error.is_transient() => {
+                self.try_again(&error.to_string());
+                None
+            }
+            error => Some(Exit::Failed(error.to_string())),
+        }
+    }
+
+    fn try_again(&mut self, why: &str) {
+        let pause = self.retry_pause;
+        self.retry_pause = (pause * 2).min(limits::RETRY_PAUSE_MAX);
+        tracing::warn!(partition = %self.handle.spec().store, "{why}; trying again");
+        self.handle
+            .update(|status| status.last_error = Some(why.to_owned()));
+        self.retry_at = Some(self.ports.clock.elapsed() + pause + jitter(&self.ports.clock, pause));
+    }
+
+    /// Changed states wait for a commit up to a bound; then folding waits.
+    fn is_full(&self) -> bool {
+        self.handle.shared.table.read().dirty_bytes() >= limits::DIRTY_BYTES_MAX
+    }
+
+    fn commit_due_in(&self, now: Duration) -> Option<Duration> {
+        if self.commit.is_some() || self.checkpoint.next == self.committed {
+            return None;
+        }
+        let live = self.handle.shared.status.read().phase == Phase::Live;
+        let due = self.schedule.due_in(now, live);
+        Some(if self.is_full() { Duration::ZERO } else { due })
+    }
+
+    fn start_commit(&mut self) {
+        assert!(self.commit.is_none(), "one commit at a time");
+        let changes = self.handle.shared.table.write().freeze();
+        let commit = Commit {
+            changes,
+            checkpoint: self.checkpoint.clone(),
+        };
+        self.schedule.started(self.ports.clock.elapsed());
+        self.commit = Some(InFlight::start(
+            commit,
+            self.store.clone(),
+            self.handle.clone(),
+            self.ports.clock.clone(),
+        ));
+    }
+
+    fn commit_ended(&mut self, commit: &Commit) {
+        let in_flight = self.commit.take().expect("one was in flight");
+        assert!(
+            in_flight.next >= self.committed,
+            "a position never goes back"
+        );
+        self.committed = in_flight.next;
+        let now = self.ports.clock.elapsed();
+        self.schedule.ended(now);
+        self.ports
+            .metrics
+            .committed(&self.handle.spec().store, self.schedule.last_cost());
+        self.handle
+            .shared
+            .table
+            .write()
+            .committed(commit.changes.iter().map(|(key, _)| key));
+        let committed = self.committed;
+        self.handle.update(|status| status.committed = committed);
+    }
+
+    /// Commits what is folded and closes the store, within a bound: what is not committed is folded
+    /// again by the next owner.
+    async fn finish(&mut self) -> Exit {
+        let finishing = async {
+            while self.checkpoint.next != self.committed || self.commit.is_some() {
+                if self.commit.is_none() {
+                    self.start_commit();
+                }
+                let in_flight = self.commit.as_mut().expect("just started");
+                match in_flight.ended().await {
+                    Ok(commit) => self.commit_ended(&commit),
+                    Err(StateError::Fenced(by)) => return Exit::Fenced(by),
+                    Err(error) => return Exit::Failed(error.to_string()),
+                }
+            }
+            self.store.close().await;
+            Exit::Stopped
+        };
+        tokio::time::timeout(limits::REVOKE_COMMIT_MAX, finishing)
+            .await
+            .unwrap_or_else(|_| Exit::Failed("the last commit took too long".to_owned()))
+    }
+}
+
+/// States in memory, after those of a batch's keys were loaded.
+struct Loaded<'a>(&'a StateTable);
+
+impl States for Loaded<'_> {
+    fn state(&self, key: &[u8]) -> Option<Bytes> {
+        self.0.get(key).flatten().map(|state| state.state.clone())
+    }
+}
