@@ -32,6 +32,7 @@ mod catalog;
 mod chores;
 mod folder;
 mod format;
+mod journal;
 mod membership;
 mod prepare;
 mod reader;

@@ -17,6 +17,7 @@ use std::path::Path;
 use fjall::config::BlockSizePolicy;
 use fjall::{CompressionType, Database, Keyspace, KeyspaceCreateOptions};
 
+use super::journal;
 use super::store::{io_error, store_error};
 use crate::limits;
 use crate::log::LogError;
@@ -66,7 +67,9 @@ pub(super) fn open_store(folder: &Path) -> Result<(Database, Keyspace), LogError
     let exists = path
         .try_exists()
         .map_err(|error| io_error(&format!("looking at {}", path.display()), &error))?;
-    if !exists {
+    if exists {
+        journal::mend(&path)?;
+    } else {
         create_store(folder).map_err(|error| with_folder(folder, &error))?;
     }
     open_database(&path).map_err(|error| with_folder(folder, &error))

@@ -12,8 +12,10 @@
 //! | `1` topic number (u32) partition (u32) base offset (u64) | a [`Chunk`] |
 //!
 //! Numbers in keys are big-endian, so that chunks of a partition lie in order. Every value starts
-//! with a version byte. Records lie in chunks and not one to an entry, because an entry costs about a
-//! microsecond to write and half of one to read, twenty times what copying 100 bytes costs.
+//! with a version byte. Records lie in chunks and not one to an entry, because every entry has a
+//! price: 600,000 records of 110 bytes took 3.1 µs each to write and 0.5 µs to read as entries of
+//! their own, 0.9 µs and 0.1 µs in chunks (two shared cores). And they lie in one keyspace and not one
+//! a partition, because each would have a memtable of its own and could keep old journals alive.
 //!
 //! Invariant: a chunk's base offset is part of its key and never changes, also when compaction
 //! takes records out of the chunk.
@@ -456,7 +458,10 @@ fn put_length(into: &mut Vec<u8>, bytes: Option<&[u8]>) {
 mod tests {
     use super::*;
 
-    fn records(base: u64, value: &[u8]) -> Vec<(u64, Option<Vec<u8>>, Option<Vec<u8>>, usize)> {
+    /// Offset, key, value, and how many headers.
+    type Read = (u64, Option<Vec<u8>>, Option<Vec<u8>>, usize);
+
+    fn records(base: u64, value: &[u8]) -> Vec<Read> {
         let mut cursor = ChunkCursor::new(base, ChunkHeader::decode(base, value).unwrap());
         let mut found = Vec::new();
         while let Some((record, behind)) = cursor.next(value).unwrap() {
