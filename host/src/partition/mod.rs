@@ -91,3 +91,6 @@ pub struct Ports {
     /// Figures.
     pub metrics: Metrics,
 }
+
+#[cfg(test)]
+mod tests;
