@@ -22,6 +22,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
 
 use crate::paths::{Scratch, cache, repository};
 use crate::process::Supervised;
@@ -386,9 +387,7 @@ fn send(
         match producer.send(record) {
             Ok(()) => return Ok(()),
             // The queue is full: let deliveries through.
-            Err((KafkaError::MessageProduction(code), back))
-                if code == rdkafka::types::RDKafkaErrorCode::QueueFull =>
-            {
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                 producer.poll(Duration::from_millis(100));
                 record = back;
             }
