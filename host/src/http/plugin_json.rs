@@ -1,0 +1,349 @@
+//! Plugins as JSON: the list, one of them with its partitions, and what a deployment did. Used by
+//! `plugins`.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::context::App;
+use crate::manager::{DeployOutcome, Deployed, Plugin};
+use crate::partition::{PartitionStatus, Phase};
+use crate::plugin::manifest::OnError;
+use crate::plugin::{Description, Kind, Operation};
+use crate::types::{KeyFormat, Partition};
+
+/// What runs.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct PluginList {
+    /// In order of name.
+    pub(super) plugins: Vec<PluginSummary>,
+}
+
+/// A plugin, in short.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct PluginSummary {
+    /// Its name.
+    name: String,
+    /// `view`, `republisher` or `command-handler`.
+    #[schema(value_type = String)]
+    kind: Kind,
+    /// The plugin's own version.
+    version: String,
+    /// Number of the build-up of its state that answers.
+    generation: u64,
+    /// SHA-256 of its component.
+    digest: String,
+    /// The worst of its partitions on this host: `blocked`, `opening`, `replaying` or `live`.
+    status: &'static str,
+    /// How many records its partitions on this host are behind.
+    lag: u64,
+}
+
+/// A plugin.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct PluginDetails {
+    #[serde(flatten)]
+    summary: PluginSummary,
+    /// Number of its deployment.
+    deployment: u64,
+    /// How its keys are written: `utf8`, `bytes`, `i32`, `i64` or `uuid`.
+    #[schema(value_type = String)]
+    key: KeyFormat,
+    /// What happens with an event that cannot be applied.
+    #[schema(value_type = String)]
+    on_error: OnError,
+    /// Schema of its states.
+    state_schema: String,
+    /// Topics that it reads.
+    inputs: Vec<InputDetails>,
+    /// Its queries; the default one has an empty name.
+    queries: Vec<QueryDetails>,
+    /// Every decision to run a component under this name, the newest last.
+    deployments: Vec<DeploymentDetails>,
+    /// Whether the log reached back to its first record when the state was built here.
+    history: History,
+    /// Its partitions.
+    partitions: Vec<PartitionDetails>,
+    /// What keeps it from running here, while it is tried again.
+    last_error: Option<String>,
+}
+
+/// A topic that a plugin reads.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct InputDetails {
+    /// Its name inside the plugin.
+    name: String,
+    /// Name of the topic.
+    topic: String,
+}
+
+/// A query of a plugin.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct QueryDetails {
+    /// Its name; empty = the default one.
+    name: String,
+    /// One sentence.
+    summary: String,
+    /// Whether its answers depend on the clock or the caller.
+    uses_context: bool,
+    /// JSON Schema of its arguments, as the plugin says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments_schema: Option<serde_json::Value>,
+    /// JSON Schema of its answer, as the plugin says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer_schema: Option<serde_json::Value>,
+}
+
+/// A decision to run a component.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct DeploymentDetails {
+    /// Its number.
+    deployment: u64,
+    /// Number of the build-up of state that it serves.
+    generation: u64,
+    /// The plugin's own version.
+    version: String,
+    /// SHA-256 of the component.
+    digest: String,
+    /// When it was asked for, in milliseconds since the Unix epoch.
+    at_ms: i64,
+    /// Name of the token that asked for it; empty = none was needed.
+    principal: String,
+    /// Its parameters.
+    parameters: BTreeMap<String, String>,
+}
+
+/// Whether a state was built from all records that there ever were.
+#[derive(Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+struct History {
+    /// It was, in every partition of this host.
+    complete: bool,
+    /// Otherwise: the first record of each partition that was not complete.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    from: Vec<String>,
+}
+
+/// A partition of a plugin.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct PartitionDetails {
+    /// Its number.
+    partition: u32,
+    /// URL of the host that owns it; null = nobody does right now.
+    owner: Option<String>,
+    /// `opening`, `replaying`, `live` or `blocked`; null = ask its owner.
+    #[schema(value_type = Option<String>)]
+    status: Option<Phase>,
+    /// Offset of the last folded record; null = none yet.
+    position: Option<u64>,
+    /// First offset that is not committed to the store.
+    committed: Option<u64>,
+    /// One past the offset of the log's last record.
+    end: Option<u64>,
+    /// How many records it is behind.
+    lag: Option<u64>,
+    /// Why it cannot go on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked: Option<BlockedDetails>,
+    /// Whether it answers, but does not fold, because its assignment is lost for now.
+    degraded: bool,
+    /// The last fault of the log or the store; it keeps trying.
+    last_error: Option<String>,
+}
+
+/// Why a partition cannot go on.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct BlockedDetails {
+    /// Stable.
+    code: String,
+    /// What happened, and what to do.
+    detail: String,
+    /// The record before which it stopped, as topic/partition@offset.
+    at: Option<String>,
+}
+
+/// What a deployment did.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct DeploymentResult {
+    /// `created`, `unchanged` or `dry-run`.
+    outcome: &'static str,
+    /// Name that it runs under.
+    name: String,
+    /// `view`, `republisher` or `command-handler`.
+    #[schema(value_type = String)]
+    kind: Kind,
+    /// The plugin's own version.
+    version: String,
+    /// SHA-256 of the component.
+    digest: String,
+    /// Number of the deployment; null in a dry run.
+    deployment: Option<u64>,
+    /// Number of the generation; null in a dry run.
+    generation: Option<u64>,
+    /// Topics that it reads.
+    topics: Vec<String>,
+    /// Its queries; the default one has an empty name.
+    queries: Vec<QueryDetails>,
+}
+
+impl PluginSummary {
+    pub(super) fn of(plugin: &Plugin) -> Self {
+        let deployment = plugin.deployment();
+        Self {
+            name: plugin.name().to_string(),
+            kind: plugin.kind(),
+            version: deployment.manifest.version.clone(),
+            generation: deployment.generation.0,
+            digest: deployment.digest.to_string(),
+            status: plugin.status(),
+            lag: plugin.lag_events(),
+        }
+    }
+}
+
+impl PluginDetails {
+    pub(super) fn of(app: &App, plugin: &Plugin) -> Self {
+        let deployment = plugin.deployment();
+        let manifest = &deployment.manifest;
+        let locals: BTreeMap<_, _> = plugin
+            .locals()
+            .into_iter()
+            .map(|(at, handle)| (at, handle.status()))
+            .collect();
+        let inputs = plugin.inputs().iter();
+        let code = plugin.code();
+        let partitions = (0..plugin.partition_count()).map(Partition);
+        let partitions = partitions.map(|partition| {
+            let owner = app.services.cluster.owner_url(plugin.name(), partition);
+            PartitionDetails::of(partition, owner, locals.get(&partition))
+        });
+        Self {
+            summary: PluginSummary::of(plugin),
+            deployment: deployment.id.0,
+            key: manifest.key,
+            on_error: manifest.on_error,
+            state_schema: manifest.state_schema.clone(),
+            inputs: inputs
+                .map(|input| InputDetails {
+                    name: input.name.clone(),
+                    topic: input.topic.to_string(),
+                })
+                .collect(),
+            queries: code.map_or_else(Vec::new, |code| queries(&code.inspection().description)),
+            deployments: vec![DeploymentDetails {
+                deployment: deployment.id.0,
+                generation: deployment.generation.0,
+                version: manifest.version.clone(),
+                digest: deployment.digest.to_string(),
+                at_ms: deployment.at_ms,
+                principal: deployment.principal.clone(),
+                parameters: deployment.parameters.clone(),
+            }],
+            history: History::of(super::access::topic(plugin).as_str(), &locals),
+            partitions: partitions.collect(),
+            last_error: plugin.last_error(),
+        }
+    }
+}
+
+impl History {
+    fn of(topic: &str, locals: &BTreeMap<Partition, PartitionStatus>) -> Self {
+        let cut = locals.iter().filter(|(_, status)| !status.history_complete);
+        let from: Vec<_> = cut
+            .map(|(partition, status)| format!("{topic}/{partition}@{}", status.start))
+            .collect();
+        Self {
+            complete: from.is_empty(),
+            from,
+        }
+    }
+}
+
+impl PartitionDetails {
+    fn of(partition: Partition, owner: Option<String>, status: Option<&PartitionStatus>) -> Self {
+        let blocked = status.and_then(|status| status.blocked.as_ref());
+        Self {
+            partition: partition.0,
+            owner,
+            status: status.map(|status| status.phase),
+            position: status
+                .and_then(PartitionStatus::position)
+                .map(|offset| offset.0),
+            committed: status.map(|status| status.committed.0),
+            end: status.map(|status| status.end.0),
+            lag: status.map(|status| status.lag_events),
+            blocked: blocked.map(|blocked| BlockedDetails {
+                code: blocked.code.clone(),
+                detail: blocked.detail.clone(),
+                at: blocked.at.as_ref().map(ToString::to_string),
+            }),
+            degraded: status.is_some_and(|status| status.degraded),
+            last_error: status.and_then(|status| status.last_error.clone()),
+        }
+    }
+}
+
+impl DeploymentResult {
+    pub(super) fn of(deployed: &Deployed) -> Self {
+        let inspection = &deployed.inspection;
+        Self {
+            outcome: match deployed.outcome {
+                DeployOutcome::Created => "created",
+                DeployOutcome::Unchanged => "unchanged",
+                DeployOutcome::DryRun => "dry-run",
+            },
+            name: deployed.name.to_string(),
+            kind: inspection.kind,
+            version: inspection.manifest.version.clone(),
+            digest: inspection.digest.to_string(),
+            deployment: deployed.deployment.map(|id| id.0),
+            generation: deployed.generation.map(|id| id.0),
+            topics: deployed.topics.iter().map(ToString::to_string).collect(),
+            queries: queries(&inspection.description),
+        }
+    }
+}
+
+fn queries(description: &Description) -> Vec<QueryDetails> {
+    let schema = |text: &str| serde_json::from_str(text).ok();
+    let query = |query: &Operation| QueryDetails {
+        name: query.name.clone(),
+        summary: query.summary.clone(),
+        uses_context: query.uses_context,
+        arguments_schema: schema(&query.arguments_schema),
+        answer_schema: schema(&query.answer_schema),
+    };
+    description.queries.iter().map(query).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Offset;
+
+    #[test]
+    fn a_cut_history_says_from_where() {
+        let mut cut = PartitionStatus::opening();
+        cut.history_complete = false;
+        cut.start = Offset(7);
+        let locals = BTreeMap::from([
+            (Partition(0), PartitionStatus::opening()),
+            (Partition(1), cut),
+        ]);
+        assert_eq!(
+            History::of("flights", &locals),
+            History {
+                complete: false,
+                from: vec!["flights/1@7".into()]
+            }
+        );
+        assert!(History::of("flights", &BTreeMap::new()).complete);
+    }
+
+    #[test]
+    fn a_partition_elsewhere_has_an_owner_only() {
+        let details = PartitionDetails::of(Partition(2), Some("http://b".into()), None);
+        let json = serde_json::to_value(&details).unwrap();
+        assert_eq!(json["owner"], "http://b");
+        assert!(json["status"].is_null() && json["lag"].is_null());
+    }
+}

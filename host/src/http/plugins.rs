@@ -1,0 +1,203 @@
+//! Plugins: list, show, wait until one is ready, deploy, delete.
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::access;
+use super::auth::Principal;
+use super::body;
+use super::context::App;
+use super::params::{Params, Segments};
+use super::plugin_json::{DeploymentResult, PluginDetails, PluginList, PluginSummary};
+use crate::error::{Code, Problem};
+use crate::limits;
+use crate::manager::{DeployOutcome, DeployRequest};
+use crate::types::{PluginName, TopicName};
+
+/// Routes that change nothing.
+pub(super) fn read_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(list_plugins))
+        .routes(routes!(show_plugin))
+        .routes(routes!(plugin_ready))
+}
+
+/// Routes that change what runs.
+pub(super) fn write_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(deploy_plugin, delete_plugin))
+}
+
+/// List what runs
+#[utoipa::path(
+    get, path = "/v1/plugins", tag = "plugins",
+    responses((status = 200, description = "What runs", body = PluginList))
+)]
+async fn list_plugins(State(app): State<App>, uri: Uri) -> Result<Json<PluginList>, Problem> {
+    Params::of_host(&uri, &[])?;
+    let plugins = app.services.manager.plugins();
+    let plugins = plugins
+        .iter()
+        .map(|plugin| PluginSummary::of(plugin))
+        .collect();
+    Ok(Json(PluginList { plugins }))
+}
+
+/// Show a plugin with its partitions
+#[utoipa::path(
+    get, path = "/v1/plugins/{plugin}", tag = "plugins",
+    params(("plugin" = String, Path, description = "Name of the plugin")),
+    responses((status = 200, description = "The plugin", body = PluginDetails))
+)]
+async fn show_plugin(
+    State(app): State<App>,
+    segments: Segments,
+    uri: Uri,
+) -> Result<Json<PluginDetails>, Problem> {
+    Params::of_host(&uri, &[])?;
+    let plugin = app.services.manager.plugin(segments.get("plugin"))?;
+    Ok(Json(PluginDetails::of(&app, &plugin)))
+}
+
+/// Wait until a plugin is live on this host
+#[utoipa::path(
+    get, path = "/v1/plugins/{plugin}/ready", tag = "plugins",
+    params(
+        ("plugin" = String, Path, description = "Name of the plugin"),
+        ("_wait" = Option<u64>, Query, description = "How many seconds to wait for it, at most 60"),
+    ),
+    responses((status = 200, description = "It is live", body = PluginSummary))
+)]
+async fn plugin_ready(
+    State(app): State<App>,
+    segments: Segments,
+    uri: Uri,
+) -> Result<Json<PluginSummary>, Problem> {
+    let params = Params::of_host(&uri, &["_wait"])?;
+    let within = params.seconds("_wait")?.unwrap_or_default();
+    let name = segments.get("plugin");
+    let manager = &app.services.manager;
+    let is_ready = app
+        .unless_stopped(manager.wait_ready(name, within))
+        .await??;
+    let plugin = manager.plugin(name)?;
+    let summary = PluginSummary::of(&plugin);
+    if is_ready {
+        return Ok(Json(summary));
+    }
+    let (status, lag) = (plugin.status(), plugin.lag_events());
+    let why = plugin
+        .last_error()
+        .map_or_else(String::new, |error| format!(" ({error})"));
+    Err(Problem::new(
+        Code::NotReady,
+        format!(
+            "{name} is {status} and {lag} records behind{why}: GET /v1/plugins/{name} shows its partitions, \
+             ?_wait=<seconds> waits"
+        ),
+    )
+    .with("plugin_status", status)
+    .with("lag", lag))
+}
+
+/// Deploy a component
+///
+/// The body is the component with its manifest inside. It runs when this is answered with 201, durably
+/// and on every host of the cluster; its backlog may not have been read yet.
+#[utoipa::path(
+    put, path = "/v1/plugins/{plugin}", tag = "plugins",
+    params(
+        ("plugin" = String, Path, description = "Name to run it under"),
+        ("topic" = Option<Vec<String>>, Query, description = "input=topic: the topic that an input is read from"),
+        ("set" = Option<Vec<String>>, Query, description = "key=value: a parameter of the plugin"),
+        ("dry_run" = Option<bool>, Query, description = "true: check everything, change nothing"),
+    ),
+    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses(
+        (status = 201, description = "It runs now", body = DeploymentResult),
+        (status = 200, description = "The same ran already, or this was a dry run", body = DeploymentResult),
+    )
+)]
+async fn deploy_plugin(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    request: Request,
+) -> Result<Response, Problem> {
+    let name = plugin_name(&segments)?;
+    let (parts, request_body) = request.into_parts();
+    let params = Params::of_host(&parts.uri, &["topic", "set", "dry_run"])?;
+    match body::media_type(&parts.headers).as_deref() {
+        Some("application/wasm" | "application/octet-stream") => {}
+        other => return Err(body::unsupported(other, "application/wasm")),
+    }
+    let mut topics = std::collections::BTreeMap::new();
+    for (input, topic) in params.pairs("topic")? {
+        let topic = TopicName::new(&topic).map_err(|error| {
+            Problem::new(Code::BadName, error.to_string()).with("parameter", "topic")
+        })?;
+        topics.insert(input, topic);
+    }
+    let what = "the component";
+    let held = body::read(&app, request_body, limits::COMPONENT_BYTES_MAX, what).await?;
+    let request = DeployRequest {
+        component: held.bytes.clone(),
+        name: Some(name.clone()),
+        topics,
+        parameters: params.pairs("set")?,
+        dry_run: params.flag("dry_run")?,
+        principal: principal.as_str().to_owned(),
+    };
+    let manager = app.services.manager.clone();
+    // A client that goes away does not stop half of a deployment.
+    let deployed = aside(async move { manager.deploy(request).await }).await?;
+    drop(held);
+    let answer = Json(DeploymentResult::of(&deployed));
+    Ok(match deployed.outcome {
+        DeployOutcome::Created => {
+            let location = access::ascii(format!("/v1/plugins/{name}"));
+            (StatusCode::CREATED, [(header::LOCATION, location)], answer).into_response()
+        }
+        DeployOutcome::Unchanged | DeployOutcome::DryRun => answer.into_response(),
+    })
+}
+
+/// Stop a plugin and free its state
+#[utoipa::path(
+    delete, path = "/v1/plugins/{plugin}", tag = "plugins",
+    params(("plugin" = String, Path, description = "Name of the plugin")),
+    responses((status = 204, description = "It is gone, on every host of the cluster"))
+)]
+async fn delete_plugin(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    uri: Uri,
+) -> Result<StatusCode, Problem> {
+    Params::of_host(&uri, &[])?;
+    let name = plugin_name(&segments)?;
+    let manager = app.services.manager.clone();
+    aside(async move { manager.delete(&name, principal.as_str()).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn plugin_name(segments: &Segments) -> Result<PluginName, Problem> {
+    PluginName::new(segments.get("plugin"))
+        .map_err(|error| Problem::new(Code::BadName, error.to_string()))
+}
+
+/// Runs something to its end, whether the client still waits for it or not.
+async fn aside<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a change of what runs died");
+        Err(Problem::new(
+            Code::OutcomeUnknown,
+            "the change died on its way: look what runs now, then try again",
+        ))
+    })
+}
