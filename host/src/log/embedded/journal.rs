@@ -341,7 +341,7 @@ mod tests {
             second + 2_000,
             second,
             second + START_BYTES + 12,
-            second + 5,
+            second + 1,
         ] {
             let mut damaged = full.clone();
             damaged[at] ^= 0x55;
