@@ -105,7 +105,12 @@ impl<M: prost::Message + Default> Codec for M {
 /// assert_eq!(tally.to_bytes(), br#"{"count":3}"#);
 /// assert!(Json::<Tally>::decode(b"{}").is_err());
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+///
+/// Inside other serde types, such as a query's answer, it is written as its content.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct Json<T>(pub T);
 
 impl<T: Serialize + DeserializeOwned> Codec for Json<T> {

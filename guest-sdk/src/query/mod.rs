@@ -58,7 +58,7 @@ use crate::View;
 ///     }
 /// }
 ///
-/// fn above(question: &Question<Json<Vec<i32>>>, limit: Above) -> Result<usize, QueryError> {
+/// fn above(question: Question<Json<Vec<i32>>>, limit: Above) -> Result<usize, QueryError> {
 ///     let readings = question.state()?;
 ///     Ok(readings.iter().filter(|reading| **reading > limit.degrees).count())
 /// }

@@ -79,13 +79,13 @@ impl<'a, V: View> Queries<'a, V> {
     fn register<A: DeserializeOwned>(
         &mut self,
         described: (&'static str, &'static str, bool),
-        handle: impl FnOnce(&Question<'_, V::State>, Context<'_>, A) -> Answer,
+        handle: impl FnOnce(Question<'a, V::State>, Context<'a>, A) -> Answer,
     ) {
         let (name, summary, uses_context) = described;
         match &mut self.mode {
             Mode::Ask(asked) if asked.name == name => {
                 asked.answer = Some(match arguments::read(asked.arguments) {
-                    Ok(arguments) => handle(&asked.question, asked.context, arguments),
+                    Ok(arguments) => handle(asked.question, asked.context, arguments),
                     Err(error) => Err(QueryError::bad_argument(error.name, error.expected)),
                 });
             }
@@ -126,7 +126,7 @@ impl<'q, 'a, V: View> Operation<'q, 'a, V> {
     /// Answers in JSON: the handler takes the question and its arguments.
     pub fn answer<A, R>(
         self,
-        handler: impl FnOnce(&Question<'_, V::State>, A) -> Result<R, QueryError>,
+        handler: impl FnOnce(Question<'a, V::State>, A) -> Result<R, QueryError>,
     ) where
         A: DeserializeOwned,
         R: Serialize,
@@ -164,7 +164,7 @@ impl<'q, 'a, V: View> Operation<'q, 'a, V> {
     /// ```
     pub fn answer_raw<A: DeserializeOwned>(
         self,
-        handler: impl FnOnce(&Question<'_, V::State>, A) -> Result<Payload, QueryError>,
+        handler: impl FnOnce(Question<'a, V::State>, A) -> Result<Payload, QueryError>,
     ) {
         let described = (self.name, self.summary, false);
         self.queries.register(described, |question, _, arguments| {
@@ -204,11 +204,11 @@ impl<'q, 'a, V: View> Operation<'q, 'a, V> {
 #[must_use = "a query needs a handler: end with `.answer(…)` or `.answer_raw(…)`"]
 pub struct OperationInContext<'q, 'a, V: View>(Operation<'q, 'a, V>);
 
-impl<V: View> OperationInContext<'_, '_, V> {
+impl<'a, V: View> OperationInContext<'_, 'a, V> {
     /// Answers in JSON: the handler takes the question, the context and its arguments.
     pub fn answer<A, R>(
         self,
-        handler: impl FnOnce(&Question<'_, V::State>, Context<'_>, A) -> Result<R, QueryError>,
+        handler: impl FnOnce(Question<'a, V::State>, Context<'a>, A) -> Result<R, QueryError>,
     ) where
         A: DeserializeOwned,
         R: Serialize,
@@ -221,7 +221,7 @@ impl<V: View> OperationInContext<'_, '_, V> {
     /// Answers in any format: the handler gives bytes with their media type.
     pub fn answer_raw<A: DeserializeOwned>(
         self,
-        handler: impl FnOnce(&Question<'_, V::State>, Context<'_>, A) -> Result<Payload, QueryError>,
+        handler: impl FnOnce(Question<'a, V::State>, Context<'a>, A) -> Result<Payload, QueryError>,
     ) {
         let described = (self.0.name, self.0.summary, true);
         self.0.queries.register(described, handler);

@@ -10,13 +10,22 @@ use serde::de::DeserializeOwned;
 use crate::Timestamp;
 use crate::abi::types::CallContext;
 
-/// One question about one key.
+/// One question about one key. What its methods give lives as long as the question is answered, so an
+/// answer may borrow from the state.
 #[derive(Debug)]
 pub struct Question<'a, S> {
     pub(super) key: &'a [u8],
     pub(super) state: Option<&'a S>,
     pub(super) content: Option<&'a Payload>,
     pub(super) accept: &'a str,
+}
+
+impl<S> Copy for Question<'_, S> {}
+
+impl<S> Clone for Question<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
 impl<'a, S> Question<'a, S> {
