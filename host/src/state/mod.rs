@@ -11,11 +11,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::telemetry::PartitionLabels;
-use crate::types::{
-    DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName,
-};
+use crate::types::{DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName};
 
 mod checkpoint;
+#[cfg(test)]
+pub(crate) mod faults;
 pub mod objects;
 pub mod slate;
 
@@ -38,7 +38,11 @@ impl fmt::Display for StoreId {
 
 impl From<&StoreId> for PartitionLabels {
     fn from(id: &StoreId) -> Self {
-        Self { plugin: id.plugin.clone(), generation: id.generation, partition: id.partition }
+        Self {
+            plugin: id.plugin.clone(),
+            generation: id.generation,
+            partition: id.partition,
+        }
     }
 }
 
@@ -152,7 +156,8 @@ pub trait StateStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`StateError::Unavailable`]: try again.
-    async fn delete(&self, plugin: &PluginName, generation: GenerationId) -> Result<(), StateError>;
+    async fn delete(&self, plugin: &PluginName, generation: GenerationId)
+    -> Result<(), StateError>;
 }
 
 /// What can go wrong with a store, by what the caller can do about it.
@@ -169,10 +174,14 @@ pub enum StateError {
     #[error("the object store cannot be written: {0}")]
     NotWritable(String),
     /// What is stored cannot be read.
-    #[error("the state is damaged: {0}; delete the plugin and deploy it again to rebuild it from the log")]
+    #[error(
+        "the state is damaged: {0}; delete the plugin and deploy it again to rebuild it from the log"
+    )]
     Corrupt(String),
     /// A newer version wrote it.
-    #[error("the state has format {found}, this version reads up to {known}: start the newer version")]
+    #[error(
+        "the state has format {found}, this version reads up to {known}: start the newer version"
+    )]
     Newer {
         /// Format found.
         found: u8,

@@ -6,6 +6,7 @@ use object_store::memory::InMemory;
 
 use super::*;
 use crate::clock::Clock;
+use crate::state::faults::{Faults, When};
 use crate::state::objects::Objects;
 use crate::state::{Checkpoint, Commit, KeyState, LastRecord};
 use crate::types::{DeploymentId, Digest, Epoch, Offset, Partition};
@@ -288,4 +289,126 @@ async fn a_caller_on_another_runtime_is_served() {
         .await
         .unwrap();
     assert_eq!(found, Some(state("1", 1)));
+}
+
+fn faulty() -> (SlateStore, Faults) {
+    let (objects, faults) = Faults::over(Arc::new(InMemory::new()));
+    (store_in(objects, SlateSettings::default()), faults)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_at_once_and_passes() {
+    let (store, faults) = faulty();
+    let open = store.open(&id()).await.unwrap();
+    open.commit(commit(1, &[("a", Some("1"))])).await.unwrap();
+    faults.disk_full(true);
+    for next in 2..4 {
+        let failed = open.commit(commit(next, &[("a", Some("2"))])).await;
+        assert!(
+            matches!(failed, Err(StateError::NotWritable(_))),
+            "{failed:?}"
+        );
+        assert_eq!(
+            open.get(b"a").await.unwrap(),
+            Some(state("1", 1)),
+            "not durable, not seen"
+        );
+        assert_eq!(open.checkpoint().await.unwrap(), Some(checkpoint(1)));
+    }
+    let not_opened = store
+        .open(&StoreId {
+            partition: Partition(2),
+            ..id()
+        })
+        .await;
+    assert!(
+        matches!(not_opened, Err(StateError::NotWritable(_))),
+        "{not_opened:?}"
+    );
+    faults.disk_full(false);
+    open.commit(commit(4, &[("a", Some("4"))])).await.unwrap();
+    assert_eq!(open.get(b"a").await.unwrap(), Some(state("4", 4)));
+    open.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_closes_and_opens_again_after_a_commit_that_failed() {
+    let (store, faults) = faulty();
+    let open = store.open(&id()).await.unwrap();
+    open.commit(commit(1, &[("a", Some("1"))])).await.unwrap();
+    faults.disk_full(true);
+    open.commit(commit(2, &[("a", Some("2"))]))
+        .await
+        .unwrap_err();
+    open.close().await;
+    faults.disk_full(false);
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(open.get(b"a").await.unwrap(), Some(state("1", 1)));
+    open.commit(commit(2, &[("a", Some("2"))])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_whose_answer_is_lost_may_be_repeated() {
+    for when in [When::BeforeWriting, When::AfterWriting] {
+        let (store, faults) = faulty();
+        let open = store.open(&id()).await.unwrap();
+        faults.fail_next_commit(when);
+        let lost = open.commit(commit(1, &[("a", Some("1"))])).await;
+        assert!(matches!(lost, Err(StateError::NotWritable(_))), "{lost:?}");
+        open.commit(commit(2, &[("b", Some("2"))])).await.unwrap();
+        assert_eq!(keys(&*open, "", None).await, ["a", "b"]);
+        assert_eq!(open.checkpoint().await.unwrap(), Some(checkpoint(2)));
+    }
+}
+
+/// Dies at one write after the other: what is there afterwards is the last commit or the one that
+/// was being made, whole.
+async fn crashes(rounds: u64, upkeep_commits: usize) {
+    let settings = SlateSettings {
+        merge_commits: upkeep_commits,
+        collect_commits: upkeep_commits as u64,
+        garbage_age: Duration::ZERO,
+        manifest_age: Duration::ZERO,
+        ..SlateSettings::default()
+    };
+    let (objects, faults) = Faults::over(Arc::new(InMemory::new()));
+    let store = store_in(objects, settings);
+    let mut open = store.open(&id()).await.unwrap();
+    open.commit(commit(0, &[("a", Some("x")), ("b", Some("x"))]))
+        .await
+        .unwrap();
+    let mut done = 0;
+    for round in 0..rounds {
+        faults.crash_after(round % 13, round % 2 == 0);
+        let mut tried = done;
+        while !faults.crashed() {
+            tried = done + 1;
+            let next = commit(tried, &[("a", Some("x")), ("b", Some("x"))]);
+            if open.commit(next).await.is_ok() {
+                done = tried;
+                let _ = open.maintain().await;
+            }
+        }
+        drop(open);
+        faults.revive();
+        open = store.open(&id()).await.unwrap();
+        let found = open.checkpoint().await.unwrap().unwrap().next.0;
+        assert!(
+            found == done || found == tried,
+            "{done} or {tried}, but {found}"
+        );
+        assert_eq!(open.get(b"a").await.unwrap(), Some(state("x", found)));
+        assert_eq!(open.get(b"b").await.unwrap(), Some(state("x", found)));
+        done = found;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_inside_a_commit_leaves_one_commit_or_the_other() {
+    crashes(100, 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_inside_upkeep_loses_nothing() {
+    crashes(26, 2).await;
 }
