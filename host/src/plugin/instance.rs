@@ -1,1 +1,367 @@
-//! (being written)
+//! Running a plugin: compiled code, and instances of it. `partition` folds through them, `http`
+//! answers through them; `engine` makes the code.
+//!
+//! Invariants: every call begins with the manifest's fuel and the watchdog's deadline; what comes
+//! back went through `check`; an instance is configured before anything else is asked of it.
+
+use std::sync::Arc;
+
+use wasmtime::component::{Instance, InstancePre};
+use wasmtime::{Store, Trap};
+
+use super::bindings::{AnswerFn, Bound, ConfigureFn, DescribeFn, Export, FoldFn};
+use super::component::Examined;
+use super::engine::watchdog;
+use super::limits::InstanceLimiter;
+use super::manifest::Limits;
+use super::{
+    CallError, Description, Fault, FoldInput, Folded, Inspection, Parameters, Payload, PluginCode,
+    PluginInstance, QueryError, Question,
+};
+use crate::clock::Clock;
+use crate::limits;
+use crate::types::Digest;
+
+mod check;
+mod convert;
+mod guest_log;
+
+use guest_log::{GuestLog, LogGate};
+
+pub(super) use guest_log::add_log;
+
+/// What belongs to one instance on the host's side.
+#[derive(Debug)]
+pub(super) struct HostState {
+    limiter: InstanceLimiter,
+    log: GuestLog,
+}
+
+/// Compiled, linked code with its parameters.
+pub struct WasmCode {
+    pre: InstancePre<HostState>,
+    exports: Exports,
+    inspection: Inspection,
+    parameters: Parameters,
+    gate: Arc<LogGate>,
+}
+
+/// Where a component's exports are; what it lacks is none.
+struct Exports {
+    fold: Option<Export>,
+    answer: Option<Export>,
+    configure: Option<Export>,
+    describe: Export,
+}
+
+impl std::fmt::Debug for WasmCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WasmCode")
+            .field("inspection", &self.inspection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WasmCode {
+    /// Finds the exports, asks the component what it offers, and lets it see its parameters.
+    pub(super) fn new(
+        pre: InstancePre<HostState>,
+        digest: Digest,
+        examined: Examined,
+        parameters: &Parameters,
+        clock: &Clock,
+    ) -> Result<Self, Vec<Fault>> {
+        let exports = Exports::find(&pre, &examined).map_err(|error| vec![wrong_shape(&error)])?;
+        let Examined {
+            manifest,
+            capabilities,
+            kind,
+        } = examined;
+        let gate = LogGate::new(manifest.name.to_string(), clock.clone());
+        let description = Description::default();
+        let mut code = Self {
+            pre,
+            exports,
+            inspection: Inspection {
+                digest,
+                manifest,
+                capabilities,
+                kind,
+                description,
+            },
+            parameters: parameters.clone(),
+            gate,
+        };
+        code.inspection.description = code.describe()?;
+        code.try_parameters()?;
+        Ok(code)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.inspection.manifest.limits
+    }
+
+    /// An instance that was not configured yet.
+    fn bare(&self) -> Result<(Call, Instance), CallError> {
+        let limits = *self.limits();
+        let state = HostState {
+            limiter: InstanceLimiter::new(limits.memory_bytes),
+            log: GuestLog::new(Arc::clone(&self.gate)),
+        };
+        let mut store = Store::new(self.pre.engine(), state);
+        store.limiter(|state| &mut state.limiter);
+        // A plugin has no use for handles; and it returns no more than fits its memory.
+        store.set_max_component_handles(0);
+        store.set_hostcall_fuel(limits.memory_bytes);
+        let mut call = Call {
+            store,
+            limits,
+            fuel_used: 0,
+        };
+        let instance =
+            call.run(|store| self.pre.instantiate(store))
+                .map_err(|error| match error {
+                    CallError::BadColumns(detail) => CallError::Instantiate(detail),
+                    other => other,
+                })?;
+        Ok((call, instance))
+    }
+
+    fn describe(&self) -> Result<Description, Vec<Fault>> {
+        let bad = |detail: String| {
+            vec![Fault {
+                code: "bad-description",
+                detail: format!("the plugin does not describe itself: {detail}"),
+            }]
+        };
+        let (mut call, instance) = self.bare().map_err(|error| vec![does_not_start(&error)])?;
+        let describe: Bound<DescribeFn> = (self.exports.describe)
+            .bind(&mut call.store, &instance)
+            .map_err(|error| vec![wrong_shape(&error)])?;
+        let described = call
+            .run(|store| describe.call(store, ()))
+            .map_err(|error| bad(error.to_string()))?;
+        let description = convert::description(described);
+        check::operations(&description.queries).map_err(bad)?;
+        check::operations(&description.commands).map_err(bad)?;
+        Ok(description)
+    }
+
+    fn try_parameters(&self) -> Result<(), Vec<Fault>> {
+        self.configured().map(drop).map_err(|error| {
+            vec![match error {
+                StartError::Shape(error) => wrong_shape(&error),
+                StartError::Call(error) => does_not_start(&error),
+                StartError::Configure(error) => Fault {
+                    code: "bad-parameters",
+                    detail: format!("the plugin failed on its parameters (--set): {error}"),
+                },
+                StartError::Refused(reason) => Fault {
+                    code: "bad-parameters",
+                    detail: format!("the plugin refuses its parameters (--set): {reason}"),
+                },
+            }]
+        })
+    }
+
+    fn configured(&self) -> Result<WasmInstance, StartError> {
+        let (mut call, instance) = self.bare().map_err(StartError::Call)?;
+        if let Some(configure) = self.exports.configure {
+            let configure: Bound<ConfigureFn> = configure
+                .bind(&mut call.store, &instance)
+                .map_err(StartError::Shape)?;
+            let parameters: Vec<(&str, &str)> = self
+                .parameters
+                .iter()
+                .map(|(name, value)| (&**name, &**value))
+                .collect();
+            call.run(|store| configure.call(store, (&parameters,)))
+                .map_err(StartError::Configure)?
+                .map_err(|reason| {
+                    StartError::Refused(
+                        check::cut(&reason, limits::PLUGIN_REASON_BYTES_MAX).to_owned(),
+                    )
+                })?;
+        }
+        call.fuel_used = 0;
+        let store = &mut call.store;
+        let fold = self
+            .exports
+            .fold
+            .map(|fold| fold.bind(&mut *store, &instance));
+        let answer = self
+            .exports
+            .answer
+            .map(|answer| answer.bind(&mut *store, &instance));
+        Ok(WasmInstance {
+            fold: fold.transpose().map_err(StartError::Shape)?,
+            answer: answer.transpose().map_err(StartError::Shape)?,
+            call,
+        })
+    }
+}
+
+impl PluginCode for WasmCode {
+    fn inspection(&self) -> &Inspection {
+        &self.inspection
+    }
+
+    fn instance(&self) -> Result<Box<dyn PluginInstance>, CallError> {
+        match self.configured() {
+            Ok(instance) => Ok(Box::new(instance)),
+            Err(StartError::Call(error) | StartError::Configure(error)) => Err(error),
+            Err(StartError::Shape(error)) => Err(CallError::Instantiate(format!("{error:#}"))),
+            Err(StartError::Refused(reason)) => Err(CallError::Instantiate(format!(
+                "it refuses its parameters: {reason}; deploy it again with others (--set)"
+            ))),
+        }
+    }
+}
+
+impl Exports {
+    fn find(pre: &InstancePre<HostState>, examined: &Examined) -> wasmtime::Result<Self> {
+        let has = examined.capabilities;
+        let find = |present: bool, interface, function| {
+            present
+                .then(|| Export::find(pre.component(), interface, function))
+                .transpose()
+        };
+        Ok(Self {
+            fold: find(has.fold, "fold", "fold")?,
+            answer: find(has.query, "query", "answer")?,
+            configure: find(has.configure, "configure", "configure")?,
+            describe: Export::find(pre.component(), "describe", "describe")?,
+        })
+    }
+}
+
+/// Why an instance is not ready.
+enum StartError {
+    Shape(wasmtime::Error),
+    Call(CallError),
+    Configure(CallError),
+    Refused(String),
+}
+
+fn wrong_shape(error: &wasmtime::Error) -> Fault {
+    Fault {
+        code: "wrong-abi",
+        detail: format!(
+            "the component's exports do not fit this host ({error:#}): build it with the SDK that \
+             belongs to this host"
+        ),
+    }
+}
+
+fn does_not_start(error: &CallError) -> Fault {
+    Fault {
+        code: "does-not-start",
+        detail: format!("the component cannot be started: {error}; look at limits in plugin.toml"),
+    }
+}
+
+/// A store, and the frame around every call into it.
+struct Call {
+    store: Store<HostState>,
+    limits: Limits,
+    fuel_used: u64,
+}
+
+impl Call {
+    /// Runs one call with fresh fuel and a fresh deadline, and says why it failed.
+    fn run<T>(
+        &mut self,
+        call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
+    ) -> Result<T, CallError> {
+        let fuel = self.limits.fuel_per_call;
+        let store = &mut self.store;
+        store.set_fuel(fuel).expect("the engine counts fuel");
+        store.set_epoch_deadline(watchdog::ticks_max());
+        store.data_mut().limiter.begin_call();
+        store.data_mut().log.begin_call();
+        let result = call(&mut self.store);
+        let left = self.store.get_fuel().expect("the engine counts fuel");
+        self.fuel_used = fuel.saturating_sub(left);
+        result.map_err(|error| self.explain(&error))
+    }
+
+    fn explain(&self, error: &wasmtime::Error) -> CallError {
+        let HostState { limiter, log } = self.store.data();
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::OutOfFuel) => CallError::OutOfFuel {
+                fuel: self.limits.fuel_per_call,
+            },
+            Some(Trap::Interrupt) => CallError::Interrupted {
+                seconds: limits::PLUGIN_CALL_MAX.as_secs(),
+            },
+            _ if limiter.memory_denied() => CallError::OutOfMemory {
+                bytes_max: self.limits.memory_bytes,
+            },
+            Some(trap) => CallError::Trap(match log.last_error() {
+                Some(message) => message.to_owned(),
+                None => trap.to_string(),
+            }),
+            None => CallError::BadColumns(format!("{error:#}")),
+        }
+    }
+}
+
+/// An instance of a plugin.
+pub struct WasmInstance {
+    call: Call,
+    fold: Option<Bound<FoldFn>>,
+    answer: Option<Bound<AnswerFn>>,
+}
+
+impl std::fmt::Debug for WasmInstance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WasmInstance")
+            .field("fuel_used", &self.call.fuel_used)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PluginInstance for WasmInstance {
+    fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError> {
+        let Some(fold) = &self.fold else {
+            return Err(CallError::BadColumns(
+                "the plugin does not export fold".to_owned(),
+            ));
+        };
+        let folded = self
+            .call
+            .run(|store| fold.call(store, convert::fold_input(input)))?;
+        let (states, rejected) = convert::folded(folded);
+        check::folded(
+            states,
+            rejected,
+            input.keys.len(),
+            input.events(),
+            &self.call.limits,
+        )
+    }
+
+    fn answer(
+        &mut self,
+        key: &[u8],
+        state: Option<&[u8]>,
+        question: &Question,
+    ) -> Result<Result<Payload, QueryError>, CallError> {
+        let Some(answer) = &self.answer else {
+            return Ok(Err(QueryError::UnknownQuery));
+        };
+        let answered = self.call.run(|store| {
+            convert::with_request(question, |request| {
+                answer.call(store, (key, state, request))
+            })
+        })?;
+        match convert::answer(answered) {
+            Ok(payload) => check::payload(payload, &self.call.limits).map(Ok),
+            Err(error) => check::query_error(error).map(Err),
+        }
+    }
+
+    fn fuel_used(&self) -> u64 {
+        self.call.fuel_used
+    }
+}

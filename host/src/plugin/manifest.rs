@@ -1,10 +1,20 @@
 //! The manifest, `plugin.toml`: parsed, checked, with its defaults filled in.
 //! Called by the engine on deploy and by `plugin build`.
+//!
+//! Invariant: a [`Manifest`] is within the bounds of `limits`; whoever holds one checks nothing
+//! again. Parsing reports every fault that it finds, not only the first ([`parse`] does the work).
 
+use std::fmt;
 use std::time::Duration;
 
+use crate::limits;
 use crate::log::Partitioner;
 use crate::types::{KeyFormat, PluginName, TopicName};
+
+use super::{Capabilities, Fault, Kind};
+
+mod parse;
+mod units;
 
 /// Name of the custom section that holds the manifest's TOML.
 pub const SECTION: &str = "foldhost:manifest";
@@ -85,6 +95,72 @@ pub enum OnGap {
     Continue,
 }
 
+/// One thing that is wrong with a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct ManifestFault {
+    /// Where: a path such as `limits.memory` or `inputs[1].start`; empty = the text as a whole.
+    pub field: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+impl fmt::Display for ManifestFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        write!(f, "{}; {}", self.problem, self.remedy)
+    }
+}
+
+impl Manifest {
+    /// Parses and checks the text of a `plugin.toml`.
+    ///
+    /// # Errors
+    /// Every fault that was found, in the order of the fields.
+    pub fn from_toml(text: &str) -> Result<Self, Vec<ManifestFault>> {
+        parse::manifest(text)
+    }
+
+    /// What this manifest, and a component with these `capabilities`, ask for that this version of
+    /// the host does not do. Said honestly at deploy, instead of being ignored at run time.
+    #[must_use]
+    pub fn unsupported(&self, capabilities: Capabilities) -> Vec<Fault> {
+        let mut asked = Vec::new();
+        match capabilities.kind() {
+            Some(Kind::Republisher) => asked.push("a republisher (the component exports react)"),
+            Some(Kind::CommandHandler) => {
+                asked.push("a command handler (the component exports decide)");
+            }
+            Some(Kind::View) | None => {}
+        }
+        if capabilities.route {
+            asked.push("keys from the plugin (the component exports route)");
+        }
+        if self.inputs.len() > 1 {
+            asked.push("more than one topic in inputs");
+        }
+        if self.output.is_some() {
+            asked.push("output (an owned topic)");
+        }
+        if self.on_error != OnError::Stop {
+            asked.push("an on-error other than \"stop\"");
+        }
+        asked
+            .into_iter()
+            .map(|what| Fault {
+                code: "unsupported",
+                detail: format!(
+                    "{what} is not supported by this version of foldhost ({})",
+                    env!("CARGO_PKG_VERSION")
+                ),
+            })
+            .collect()
+    }
+}
+
 /// Bounds of a plugin's calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -97,3 +173,17 @@ pub struct Limits {
     /// Largest answer, in bytes.
     pub answer_bytes: usize,
 }
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: limits::PLUGIN_MEMORY_BYTES_DEFAULT,
+            fuel_per_call: limits::PLUGIN_FUEL_DEFAULT,
+            state_bytes: limits::STATE_BYTES_DEFAULT,
+            answer_bytes: limits::ANSWER_BYTES_DEFAULT,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

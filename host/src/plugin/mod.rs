@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::types::Digest;
 
 pub mod bindings;
+pub mod component;
 pub mod engine;
 pub mod instance;
 pub mod limits;
@@ -32,7 +33,8 @@ impl BytesColumn {
     /// Appends an item.
     pub fn push(&mut self, item: &[u8]) {
         self.data.extend_from_slice(item);
-        self.ends.push(u32::try_from(self.data.len()).expect("a batch is smaller than 4 GiB"));
+        self.ends
+            .push(u32::try_from(self.data.len()).expect("a batch is smaller than 4 GiB"));
     }
 
     /// How many items.
@@ -53,7 +55,11 @@ impl BytesColumn {
     /// If there are fewer.
     #[must_use]
     pub fn get(&self, index: usize) -> &[u8] {
-        let from = if index == 0 { 0 } else { self.ends[index - 1] as usize };
+        let from = if index == 0 {
+            0
+        } else {
+            self.ends[index - 1] as usize
+        };
         &self.data[from..self.ends[index] as usize]
     }
 
@@ -89,7 +95,11 @@ impl OptionalColumn {
     /// Appends an item or its absence.
     pub fn push(&mut self, item: Option<&[u8]>) {
         self.items.push(item.unwrap_or_default());
-        self.marks.push(if item.is_some() { Mark::Present as u8 } else { Mark::Absent as u8 });
+        self.marks.push(if item.is_some() {
+            Mark::Present as u8
+        } else {
+            Mark::Absent as u8
+        });
     }
 
     /// How many items.
@@ -315,7 +325,10 @@ pub enum Kind {
 
 /// What a component exports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "a set of independent capabilities")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a set of independent capabilities"
+)]
 pub struct Capabilities {
     /// Folds events into states.
     pub fold: bool,
@@ -394,7 +407,8 @@ pub struct Inspection {
 #[error("{detail}")]
 pub struct Fault {
     /// Stable code, as in a problem document: `not-wasm`, `not-a-component`, `no-manifest`,
-    /// `bad-manifest`, `forbidden-import`, `wrong-abi`, `no-kind`, `too-large`, `bad-parameters`.
+    /// `bad-manifest`, `forbidden-import`, `wrong-abi`, `no-kind`, `too-large`, `bad-parameters`,
+    /// `bad-description`, `does-not-start`, `unsupported`.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub detail: String,

@@ -1,0 +1,348 @@
+//! What a plugin returned, before anything believes it. Called by `instance` after every call.
+//!
+//! Invariant: whatever leaves this file keeps the ABI's promises: as many items as asked for, ends
+//! that never decrease, marks that mean something, indices in range, sizes within the limits, texts
+//! that fit a header, a label or a line.
+
+use crate::limits;
+use crate::plugin::manifest::Limits;
+use crate::plugin::{
+    BytesColumn, CallError, Folded, Mark, Operation, OptionalColumn, Payload, QueryError, Rejection,
+};
+
+/// Checks what `fold` returned for `keys` keys and `events` events.
+pub(super) fn folded(
+    states: OptionalColumn,
+    rejected: Vec<Rejection>,
+    keys: usize,
+    events: usize,
+    limits: &Limits,
+) -> Result<Folded, CallError> {
+    column(&states, keys).map_err(CallError::BadColumns)?;
+    sizes(&states.items, limits.state_bytes)?;
+    let rejected = rejections(rejected, events).map_err(CallError::BadColumns)?;
+    Ok(Folded { states, rejected })
+}
+
+/// Lengths, ends and marks of a column that should have `items` items.
+fn column(column: &OptionalColumn, items: usize) -> Result<(), String> {
+    let (ends, marks) = (&column.items.ends, &column.marks);
+    if ends.len() != items || marks.len() != items {
+        let (ends, marks) = (ends.len(), marks.len());
+        return Err(format!(
+            "{items} keys, but {ends} ends and {marks} marks of states"
+        ));
+    }
+    let mut from = 0;
+    for (index, (&end, &mark)) in ends.iter().zip(marks).enumerate() {
+        if end < from {
+            return Err(format!(
+                "the end of state {index} ({end}) lies before its begin ({from})"
+            ));
+        }
+        if mark > Mark::Unchanged as u8 {
+            return Err(format!(
+                "the mark of state {index} is {mark}; 0, 1 and 2 are known"
+            ));
+        }
+        if mark != Mark::Present as u8 && end != from {
+            return Err(format!("state {index} is marked {mark}, but it has bytes"));
+        }
+        from = end;
+    }
+    if from as usize != column.items.data.len() {
+        let bytes = column.items.data.len();
+        return Err(format!("the last state ends at {from} of {bytes} bytes"));
+    }
+    Ok(())
+}
+
+fn sizes(states: &BytesColumn, bytes_max: usize) -> Result<(), CallError> {
+    let mut from = 0;
+    for (index, &end) in states.ends.iter().enumerate() {
+        let bytes = (end - from) as usize;
+        if bytes > bytes_max {
+            let key_index = u32::try_from(index).expect("a batch has fewer keys than 2^32");
+            return Err(CallError::StateTooLarge {
+                key_index,
+                bytes,
+                bytes_max,
+            });
+        }
+        from = end;
+    }
+    Ok(())
+}
+
+fn rejections(mut rejected: Vec<Rejection>, events: usize) -> Result<Vec<Rejection>, String> {
+    let mut least = 0;
+    for rejection in &mut rejected {
+        let index = rejection.index;
+        if index as usize >= events {
+            return Err(format!("event {index} is rejected, but there are {events}"));
+        }
+        if index < least {
+            return Err(format!(
+                "rejected events are not in order: {index} comes late or twice"
+            ));
+        }
+        least = index + 1;
+        code(&rejection.code)?;
+        truncate(&mut rejection.reason);
+    }
+    Ok(rejected)
+}
+
+/// Checks an answer.
+pub(super) fn payload(payload: Payload, limits: &Limits) -> Result<Payload, CallError> {
+    let (bytes, bytes_max) = (payload.body.len(), limits.answer_bytes);
+    if bytes > bytes_max {
+        return Err(CallError::AnswerTooLarge { bytes, bytes_max });
+    }
+    let media_type = &payload.content_type;
+    let fits = (1..=limits::PLUGIN_MEDIA_TYPE_BYTES_MAX).contains(&media_type.len())
+        && media_type
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    if !fits {
+        let shown = cut(media_type, limits::PLUGIN_CODE_BYTES_MAX).escape_debug();
+        return Err(CallError::BadColumns(format!(
+            "'{shown}' is not a content type"
+        )));
+    }
+    Ok(payload)
+}
+
+/// Checks a refusal to answer.
+pub(super) fn query_error(error: QueryError) -> Result<QueryError, CallError> {
+    match error {
+        QueryError::BadArgument(mut name, mut expected) => {
+            truncate(&mut name);
+            truncate(&mut expected);
+            Ok(QueryError::BadArgument(name, expected))
+        }
+        QueryError::Other(code_text, mut reason) => {
+            code(&code_text).map_err(CallError::BadColumns)?;
+            truncate(&mut reason);
+            Ok(QueryError::Other(code_text, reason))
+        }
+        plain @ (QueryError::UnknownQuery | QueryError::NotFound) => Ok(plain),
+    }
+}
+
+/// Checks the queries or commands that a plugin offers.
+pub(super) fn operations(operations: &[Operation]) -> Result<(), String> {
+    if operations.len() > limits::PLUGIN_OPERATIONS_MAX {
+        let (count, max) = (operations.len(), limits::PLUGIN_OPERATIONS_MAX);
+        return Err(format!("it offers {count} operations, more than {max}"));
+    }
+    for (index, operation) in operations.iter().enumerate() {
+        let name = &operation.name;
+        let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if name.len() > limits::NAME_LENGTH_MAX || !name.bytes().all(known) {
+            let shown = cut(name, limits::NAME_LENGTH_MAX).escape_debug();
+            return Err(format!(
+                "'{shown}' cannot name a query: use a-z, 0-9 and '-'"
+            ));
+        }
+        if operations[..index].iter().any(|other| other.name == *name) {
+            return Err(format!("it offers '{name}' twice"));
+        }
+        let texts = [
+            &operation.summary,
+            &operation.arguments_schema,
+            &operation.body_schema,
+            &operation.answer_schema,
+        ];
+        if texts
+            .iter()
+            .any(|text| text.len() > limits::PLUGIN_SCHEMA_BYTES_MAX)
+        {
+            let max = limits::PLUGIN_SCHEMA_BYTES_MAX;
+            return Err(format!(
+                "the summary or a schema of '{name}' has more than {max} bytes"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A code is a metric's label and part of a problem document.
+fn code(code: &str) -> Result<(), String> {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if (1..=limits::PLUGIN_CODE_BYTES_MAX).contains(&code.len()) && code.bytes().all(known) {
+        return Ok(());
+    }
+    let shown = cut(code, limits::PLUGIN_CODE_BYTES_MAX).escape_debug();
+    let max = limits::PLUGIN_CODE_BYTES_MAX;
+    Err(format!(
+        "'{shown}' is not a code: use 1 to {max} of a-z, 0-9 and '-'"
+    ))
+}
+
+fn truncate(text: &mut String) {
+    text.truncate(cut(text, limits::PLUGIN_REASON_BYTES_MAX).len());
+}
+
+/// The longest beginning of `text` with at most `bytes_max` bytes.
+pub(super) fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        memory_bytes: 1 << 20,
+        fuel_per_call: 1,
+        state_bytes: 4,
+        answer_bytes: 4,
+    };
+
+    fn states(data: &[u8], ends: &[u32], marks: &[u8]) -> OptionalColumn {
+        OptionalColumn {
+            items: BytesColumn {
+                data: data.to_vec(),
+                ends: ends.to_vec(),
+            },
+            marks: marks.to_vec(),
+        }
+    }
+
+    fn rejection(index: u32) -> Rejection {
+        Rejection {
+            index,
+            code: "bad-event".to_owned(),
+            reason: "because".to_owned(),
+        }
+    }
+
+    fn check(states: OptionalColumn, keys: usize) -> Result<Folded, CallError> {
+        folded(states, Vec::new(), keys, 9, &LIMITS)
+    }
+
+    #[test]
+    fn good_columns_pass_unchanged() {
+        let column = states(b"abcd", &[1, 1, 4, 4, 4], &[1, 2, 1, 0, 1]);
+        let checked = folded(
+            column.clone(),
+            vec![rejection(0), rejection(8)],
+            5,
+            9,
+            &LIMITS,
+        );
+        let checked = checked.unwrap();
+        assert_eq!(checked.states, column);
+        assert_eq!(checked.rejected.len(), 2);
+        assert!(check(states(b"", &[], &[]), 0).is_ok());
+    }
+
+    #[test]
+    fn broken_columns_are_refused() {
+        for (what, column) in [
+            ("too few ends", states(b"ab", &[2], &[1, 0])),
+            ("too few marks", states(b"ab", &[1, 2], &[1])),
+            ("too many items", states(b"ab", &[1, 2, 2], &[1, 1, 1])),
+            ("ends decrease", states(b"ab", &[2, 1], &[1, 1])),
+            ("ends stop short", states(b"abc", &[1, 2], &[1, 1])),
+            ("ends beyond data", states(b"a", &[1, 2], &[1, 1])),
+            ("unknown mark", states(b"ab", &[1, 2], &[1, 3])),
+            ("absent with bytes", states(b"ab", &[1, 2], &[1, 0])),
+            ("unchanged with bytes", states(b"ab", &[1, 2], &[2, 1])),
+        ] {
+            assert!(
+                matches!(check(column, 2), Err(CallError::BadColumns(_))),
+                "{what}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_too_large_state_is_named_by_its_key() {
+        let error = check(states(b"aabbbbb", &[2, 7], &[1, 1]), 2).unwrap_err();
+        assert_eq!(
+            error,
+            CallError::StateTooLarge {
+                key_index: 1,
+                bytes: 5,
+                bytes_max: 4
+            }
+        );
+        assert!(check(states(b"aaaabbbb", &[4, 8], &[1, 1]), 2).is_ok());
+    }
+
+    #[test]
+    fn rejections_are_in_range_in_order_and_short() {
+        let with = |rejected| folded(states(b"", &[0], &[0]), rejected, 1, 3, &LIMITS);
+        assert!(with(vec![rejection(0), rejection(2)]).is_ok());
+        for (what, bad) in [
+            ("out of range", vec![rejection(3)]),
+            ("twice", vec![rejection(1), rejection(1)]),
+            ("back", vec![rejection(2), rejection(1)]),
+            (
+                "code",
+                vec![Rejection {
+                    code: "Bad Event".to_owned(),
+                    ..rejection(0)
+                }],
+            ),
+            (
+                "no code",
+                vec![Rejection {
+                    code: String::new(),
+                    ..rejection(0)
+                }],
+            ),
+        ] {
+            assert!(matches!(with(bad), Err(CallError::BadColumns(_))), "{what}");
+        }
+        let long = Rejection {
+            reason: "ä".repeat(5_000),
+            ..rejection(0)
+        };
+        let reason = &with(vec![long]).unwrap().rejected[0].reason;
+        assert_eq!(reason.len(), limits::PLUGIN_REASON_BYTES_MAX);
+    }
+
+    #[test]
+    fn answers_are_bounded_and_have_a_type() {
+        let answer = |body: &[u8], content_type: &str| {
+            payload(
+                Payload {
+                    content_type: content_type.to_owned(),
+                    body: body.to_vec(),
+                },
+                &LIMITS,
+            )
+        };
+        assert!(answer(b"1234", "application/json; charset=utf-8").is_ok());
+        assert_eq!(
+            answer(b"12345", "application/json"),
+            Err(CallError::AnswerTooLarge {
+                bytes: 5,
+                bytes_max: 4
+            })
+        );
+        for bad in ["", "a\r\nset-cookie: b", &"a".repeat(257)] {
+            assert!(
+                matches!(answer(b"", bad), Err(CallError::BadColumns(_))),
+                "{bad}"
+            );
+        }
+        assert!(query_error(QueryError::Other("no route".to_owned(), String::new())).is_err());
+        assert!(query_error(QueryError::Other("no-route".to_owned(), String::new())).is_ok());
+    }
+
+    #[test]
+    fn operations_have_distinct_names() {
+        let named = |name: &str| Operation {
+            name: name.to_owned(),
+            ..Operation::default()
+        };
+        assert!(operations(&[named(""), named("by-day")]).is_ok());
+        assert!(operations(&[named("a"), named("a")]).is_err());
+        assert!(operations(&[named("By Day")]).is_err());
+        assert!(operations(&vec![named(""); limits::PLUGIN_OPERATIONS_MAX + 1]).is_err());
+    }
+}

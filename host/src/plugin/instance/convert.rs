@@ -1,0 +1,148 @@
+//! Between the port's types and the ABI's. Called by `instance` around every call.
+//!
+//! Nothing is copied on the way in: the ABI's parameters borrow the port's columns. On the way out
+//! the vectors that wasmtime filled are moved.
+
+use crate::plugin::bindings as abi;
+use crate::plugin::{
+    BytesColumn, Description, FoldInput, HeadersColumn, Operation, OptionalColumn, Payload,
+    QueryError, Question, Rejection,
+};
+
+/// Parameters of `fold`.
+pub(super) fn fold_input(input: &FoldInput) -> (abi::States<'_>, abi::Events<'_>) {
+    let states = abi::States {
+        keys: bytes(&input.keys),
+        values: optional(&input.states),
+    };
+    let events = abi::Events {
+        partition: input.partition,
+        entities: &input.entities,
+        values: optional(&input.values),
+        inputs: &input.inputs,
+        timestamps: &input.timestamps_ms,
+        offsets: Some(&input.offsets),
+        record_keys: None,
+        origins: None,
+        headers: input.headers.as_ref().map(headers),
+    };
+    (states, events)
+}
+
+fn bytes(column: &BytesColumn) -> abi::BytesColumn<'_> {
+    abi::BytesColumn {
+        data: &column.data,
+        ends: &column.ends,
+    }
+}
+
+fn optional(column: &OptionalColumn) -> abi::OptionalColumn<'_> {
+    let OptionalColumn { items, marks } = column;
+    abi::OptionalColumn {
+        data: &items.data,
+        ends: &items.ends,
+        marks,
+    }
+}
+
+fn headers(column: &HeadersColumn) -> abi::Headers<'_> {
+    abi::Headers {
+        counts: &column.counts,
+        names: bytes(&column.names),
+        values: optional(&column.values),
+    }
+}
+
+/// Result of `fold`, unchecked.
+pub(super) fn folded(folded: abi::Folded) -> (OptionalColumn, Vec<Rejection>) {
+    let abi::ReturnedColumn { data, ends, marks } = folded.values;
+    let rejected = folded
+        .rejected
+        .into_iter()
+        .map(
+            |abi::Rejection {
+                 index,
+                 code,
+                 reason,
+             }| Rejection {
+                index,
+                code,
+                reason,
+            },
+        )
+        .collect();
+    (
+        OptionalColumn {
+            items: BytesColumn { data, ends },
+            marks,
+        },
+        rejected,
+    )
+}
+
+/// Calls `call` with the parameter of `answer` that stands for `question`.
+pub(super) fn with_request<T>(question: &Question, call: impl FnOnce(abi::Request<'_>) -> T) -> T {
+    let arguments: Vec<(&str, &str)> = question
+        .arguments
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let headers: Vec<(&str, &[u8])> = question
+        .context
+        .headers
+        .iter()
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    call(abi::Request {
+        name: &question.name,
+        arguments: &arguments,
+        content: question.content.as_ref().map(|content| abi::Content {
+            content_type: &content.content_type,
+            body: &content.body,
+        }),
+        accept: &question.accept,
+        context: abi::CallContext {
+            now: question.context.now_ms,
+            version: question.context.version,
+            changed_at: question.context.changed_at_ms,
+            principal: question.context.principal.as_deref(),
+            headers: &headers,
+        },
+    })
+}
+
+/// Result of `answer`, unchecked.
+pub(super) fn answer(answer: Result<abi::Payload, abi::QueryError>) -> Result<Payload, QueryError> {
+    match answer {
+        Ok(abi::Payload { content_type, body }) => Ok(Payload { content_type, body }),
+        Err(error) => Err(match error {
+            abi::QueryError::UnknownQuery => QueryError::UnknownQuery,
+            abi::QueryError::BadArgument((name, expected)) => {
+                QueryError::BadArgument(name, expected)
+            }
+            abi::QueryError::NotFound => QueryError::NotFound,
+            abi::QueryError::Other((code, reason)) => QueryError::Other(code, reason),
+        }),
+    }
+}
+
+/// Result of `describe`, unchecked. Schemas of events and states are for tools that read the
+/// component itself.
+pub(super) fn description(description: abi::Description) -> Description {
+    let operations = |list: Vec<abi::Operation>| list.into_iter().map(operation).collect();
+    Description {
+        queries: operations(description.queries),
+        commands: operations(description.commands),
+    }
+}
+
+fn operation(operation: abi::Operation) -> Operation {
+    Operation {
+        name: operation.name,
+        summary: operation.summary,
+        arguments_schema: operation.arguments_schema,
+        body_schema: operation.body_schema,
+        answer_schema: operation.answer_schema,
+        uses_context: operation.uses_context,
+    }
+}

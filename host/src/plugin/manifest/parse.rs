@@ -1,0 +1,462 @@
+//! From the text of a `plugin.toml` to a [`Manifest`], collecting every fault on the way.
+//!
+//! Tables are walked by hand, not by serde: serde stops at the first fault, and its messages know
+//! neither the path of a field nor the bounds it must keep.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use serde::de::value::{Error as VariantError, StrDeserializer};
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use toml::{Table, Value};
+
+use crate::limits;
+use crate::log::Partitioner;
+use crate::types::{KeyFormat, PluginName, TopicName};
+
+use super::{Input, Limits, Manifest, ManifestFault, OnError, OnGap, Start, units};
+
+const FIELDS: &[&str] = &[
+    "name",
+    "version",
+    "inputs",
+    "output",
+    "state-schema",
+    "key",
+    "commit-interval",
+    "on-error",
+    "headers",
+    "limits",
+];
+const INPUT_FIELDS: &[&str] = &["name", "topic", "start", "on-gap", "partitioner"];
+const LIMITS_FIELDS: &[&str] = &["memory", "fuel-per-call", "state-size", "answer-size"];
+/// Edits between an unknown name and a known one, up to which the latter is suggested.
+const HINT_DISTANCE_MAX: usize = 3;
+
+type Faults = Vec<ManifestFault>;
+
+/// Parses a whole manifest.
+pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
+    if text.len() > limits::MANIFEST_BYTES_MAX {
+        return Err(vec![fault(
+            "",
+            format!("the manifest has {} bytes", text.len()),
+            format!("it may have {}", limits::MANIFEST_BYTES_MAX),
+        )]);
+    }
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        vec![fault(
+            "",
+            format!("not TOML: {}", error.to_string().trim()),
+            "fix the syntax",
+        )]
+    })?;
+    let mut faults = Vec::new();
+    let mut fields = Fields::new(&table, "", FIELDS, &mut faults);
+    let name = fields.required("name", "name = \"my-view\"", parse_with(PluginName::new));
+    let version = fields.required("version", "version = \"1.0.0\"", version);
+    let inputs = fields.inputs();
+    let output = fields.optional("output", parse_with(TopicName::new));
+    let state_schema = fields.optional("state-schema", schema_id);
+    let key = fields.choice("key", &["utf8", "bytes", "i32", "i64", "uuid"]);
+    let commit_interval = fields.optional("commit-interval", commit_interval);
+    let on_error = fields.choice("on-error", &["stop", "dead-letter", "park-key"]);
+    let headers = fields.optional("headers", boolean).unwrap_or(false);
+    let limits = fields.limits();
+    match (name, version, faults.is_empty()) {
+        (Some(name), Some(version), true) => Ok(Manifest {
+            state_schema: state_schema.unwrap_or_else(|| format!("{name}/1")),
+            name,
+            version,
+            inputs,
+            output,
+            key: key.unwrap_or(KeyFormat::Utf8),
+            commit_interval: commit_interval.unwrap_or(limits::COMMIT_INTERVAL_DEFAULT),
+            on_error: on_error.unwrap_or(OnError::Stop),
+            headers,
+            limits,
+        }),
+        _ => Err(faults),
+    }
+}
+
+/// What is wrong with a value, and what would be right.
+struct Wrong(String, String);
+
+/// One table, its path, and where faults go.
+struct Fields<'a> {
+    table: &'a Table,
+    path: String,
+    faults: &'a mut Faults,
+}
+
+impl<'a> Fields<'a> {
+    fn new(table: &'a Table, path: &str, known: &[&str], faults: &'a mut Faults) -> Self {
+        for name in table.keys().filter(|name| !known.contains(&name.as_str())) {
+            faults.push(fault(
+                join(path, name),
+                format!("unknown field '{name}'"),
+                hint(name, known),
+            ));
+        }
+        Self {
+            table,
+            path: path.to_owned(),
+            faults,
+        }
+    }
+
+    fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        match parse(self.table.get(name)?) {
+            Ok(value) => Some(value),
+            Err(Wrong(problem, remedy)) => {
+                self.faults
+                    .push(fault(join(&self.path, name), problem, remedy));
+                None
+            }
+        }
+    }
+
+    fn required<T>(
+        &mut self,
+        name: &str,
+        example: &str,
+        parse: impl FnOnce(&Value) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        if !self.table.contains_key(name) {
+            let remedy = format!("add it, as in {example}");
+            self.faults.push(fault(
+                join(&self.path, name),
+                "the field is missing",
+                remedy,
+            ));
+        }
+        self.optional(name, parse)
+    }
+
+    fn choice<T: DeserializeOwned>(&mut self, name: &str, names: &[&str]) -> Option<T> {
+        self.optional(name, |value| {
+            let chosen = text(value)?;
+            let variant: StrDeserializer<'_, VariantError> = chosen.into_deserializer();
+            T::deserialize(variant)
+                .map_err(|_| Wrong(format!("'{chosen}' is not known"), hint(chosen, names)))
+        })
+    }
+
+    fn inputs(&mut self) -> Vec<Input> {
+        let path = join(&self.path, "inputs");
+        let items = match self.table.get("inputs") {
+            Some(Value::Array(items)) if !items.is_empty() => items,
+            other => {
+                let problem = match other {
+                    None => "the field is missing".to_owned(),
+                    Some(Value::Array(_)) => "there is no topic in it".to_owned(),
+                    Some(value) => format!("it is {}", kind_of(value)),
+                };
+                let remedy =
+                    "list the topics, as in inputs = [\"flights\"], or write [[inputs]] tables";
+                self.faults.push(fault(path, problem, remedy));
+                return Vec::new();
+            }
+        };
+        if items.len() > limits::PLUGIN_INPUTS_MAX {
+            let problem = format!("there are {} topics", items.len());
+            let remedy = format!("a plugin may read {}", limits::PLUGIN_INPUTS_MAX);
+            self.faults.push(fault(path, problem, remedy));
+            return Vec::new();
+        }
+        let mut inputs: Vec<Input> = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let path = format!("{path}[{index}]");
+            let Some(input) = input(item, &path, self.faults) else {
+                continue;
+            };
+            if inputs.iter().any(|other| other.name == input.name) {
+                let problem = format!("'{}' occurs twice", input.name);
+                let remedy = "give every input a name of its own";
+                self.faults.push(fault(path, problem, remedy));
+            } else if inputs.iter().any(|other| other.topic == input.topic) {
+                let problem = format!("the topic '{}' occurs twice", input.topic);
+                self.faults
+                    .push(fault(path, problem, "name every topic once"));
+            }
+            inputs.push(input);
+        }
+        inputs
+    }
+
+    fn limits(&mut self) -> Limits {
+        let defaults = Limits::default();
+        let table = match self.table.get("limits") {
+            None => return defaults,
+            Some(Value::Table(table)) => table,
+            Some(value) => {
+                let problem = format!("it is {}", kind_of(value));
+                let remedy = "write a [limits] table";
+                self.faults
+                    .push(fault(join(&self.path, "limits"), problem, remedy));
+                return defaults;
+            }
+        };
+        let mut fields = Fields::new(
+            table,
+            &join(&self.path, "limits"),
+            LIMITS_FIELDS,
+            self.faults,
+        );
+        let memory = size(
+            limits::PLUGIN_MEMORY_BYTES_MIN,
+            limits::PLUGIN_MEMORY_BYTES_MAX,
+        );
+        Limits {
+            memory_bytes: fields
+                .optional("memory", memory)
+                .unwrap_or(defaults.memory_bytes),
+            fuel_per_call: fields
+                .optional("fuel-per-call", fuel)
+                .unwrap_or(defaults.fuel_per_call),
+            state_bytes: fields
+                .optional("state-size", size(1, limits::STATE_BYTES_MAX))
+                .unwrap_or(defaults.state_bytes),
+            answer_bytes: fields
+                .optional("answer-size", size(1, limits::ANSWER_BYTES_MAX))
+                .unwrap_or(defaults.answer_bytes),
+        }
+    }
+}
+
+/// An item of `inputs`: the name of a topic, or a table.
+fn input(item: &Value, path: &str, faults: &mut Faults) -> Option<Input> {
+    let table = match item {
+        Value::String(topic) => {
+            let topic = TopicName::new(topic)
+                .map_err(|error| faults.push(refused(path, &error)))
+                .ok()?;
+            return Some(Input {
+                name: topic.as_str().to_owned(),
+                topic,
+                start: Start::default(),
+                on_gap: OnGap::default(),
+                partitioner: Partitioner::default(),
+            });
+        }
+        Value::Table(table) => table,
+        other => {
+            let problem = format!("it is {}", kind_of(other));
+            faults.push(fault(
+                path,
+                problem,
+                "name a topic, or write an [[inputs]] table",
+            ));
+            return None;
+        }
+    };
+    let mut fields = Fields::new(table, path, INPUT_FIELDS, faults);
+    let topic = fields.required("topic", "topic = \"flights\"", parse_with(TopicName::new));
+    let name = fields.optional("name", input_name);
+    let start = fields.optional("start", start).unwrap_or_default();
+    let on_gap = fields
+        .choice("on-gap", &["stop", "continue"])
+        .unwrap_or_default();
+    let partitioner = fields
+        .choice("partitioner", &["murmur2", "crc32"])
+        .unwrap_or_default();
+    let topic = topic?;
+    Some(Input {
+        name: name.unwrap_or_else(|| topic.as_str().to_owned()),
+        topic,
+        start,
+        on_gap,
+        partitioner,
+    })
+}
+
+fn text(value: &Value) -> Result<&str, Wrong> {
+    value.as_str().ok_or_else(|| {
+        Wrong(
+            format!("it is {}", kind_of(value)),
+            "write a text in quotes".to_owned(),
+        )
+    })
+}
+
+fn boolean(value: &Value) -> Result<bool, Wrong> {
+    value.as_bool().ok_or_else(|| {
+        Wrong(
+            format!("it is {}", kind_of(value)),
+            "write true or false".to_owned(),
+        )
+    })
+}
+
+/// A text that the type of a name takes or refuses.
+fn parse_with<T, E: Display>(
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> impl FnOnce(&Value) -> Result<T, Wrong> {
+    move |value| {
+        parse(text(value)?).map_err(|error| {
+            let message = error.to_string();
+            let (problem, remedy) = message.split_once(": ").unwrap_or((&message, "change it"));
+            Wrong(problem.to_owned(), remedy.to_owned())
+        })
+    }
+}
+
+fn version(value: &Value) -> Result<String, Wrong> {
+    identifier(value, "1.0.0")
+}
+
+fn schema_id(value: &Value) -> Result<String, Wrong> {
+    identifier(value, "position/1")
+}
+
+fn input_name(value: &Value) -> Result<String, Wrong> {
+    identifier(value, "flights")
+}
+
+/// A short printable text without spaces: it goes into status pages, headers and records.
+fn identifier(value: &Value, example: &str) -> Result<String, Wrong> {
+    let text = text(value)?;
+    let fits = (1..=limits::NAME_LENGTH_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if fits {
+        return Ok(text.to_owned());
+    }
+    Err(Wrong(
+        format!("'{}' cannot be used", text.escape_debug()),
+        format!(
+            "write 1 to {} printable ASCII characters without spaces, as in \"{example}\"",
+            limits::NAME_LENGTH_MAX
+        ),
+    ))
+}
+
+fn start(value: &Value) -> Result<Start, Wrong> {
+    let text = text(value)?;
+    match (text, text.strip_prefix('@').map(str::parse)) {
+        ("earliest", _) => Ok(Start::Earliest),
+        ("latest", _) => Ok(Start::Latest),
+        (_, Some(Ok(timestamp_ms))) => Ok(Start::At(timestamp_ms)),
+        _ => Err(Wrong(
+            format!("'{text}' is no place to start"),
+            "write \"earliest\", \"latest\" or \"@<milliseconds since 1970>\"".to_owned(),
+        )),
+    }
+}
+
+fn commit_interval(value: &Value) -> Result<Duration, Wrong> {
+    let (min, max) = (limits::COMMIT_INTERVAL_MIN, limits::COMMIT_INTERVAL_MAX);
+    let remedy = || {
+        format!(
+            "write a duration from {} to {} with its unit, as in \"2s\" or \"500ms\"",
+            units::display_duration(min),
+            units::display_duration(max)
+        )
+    };
+    let interval = value
+        .as_str()
+        .and_then(units::duration)
+        .ok_or_else(|| Wrong(format!("{value} is not a duration"), remedy()))?;
+    if (min..=max).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err(Wrong(format!("{value} is out of range"), remedy()))
+    }
+}
+
+/// A size in bytes, with its unit or as a plain number.
+fn size(min: usize, max: usize) -> impl FnOnce(&Value) -> Result<usize, Wrong> {
+    move |value| {
+        let remedy = || {
+            format!(
+                "write a size from {} to {}, as in \"1MiB\"",
+                units::display_bytes(min as u64),
+                units::display_bytes(max as u64)
+            )
+        };
+        let bytes = match value {
+            Value::Integer(bytes) => u64::try_from(*bytes).ok(),
+            Value::String(text) => units::bytes(text),
+            _ => None,
+        }
+        .ok_or_else(|| Wrong(format!("{value} is not a size"), remedy()))?;
+        usize::try_from(bytes)
+            .ok()
+            .filter(|bytes| (min..=max).contains(bytes))
+            .ok_or_else(|| Wrong(format!("{value} is out of range"), remedy()))
+    }
+}
+
+fn fuel(value: &Value) -> Result<u64, Wrong> {
+    let (min, max) = (limits::PLUGIN_FUEL_MIN, limits::PLUGIN_FUEL_MAX);
+    value
+        .as_integer()
+        .and_then(|fuel| u64::try_from(fuel).ok())
+        .filter(|fuel| (min..=max).contains(fuel))
+        .ok_or_else(|| {
+            Wrong(
+                format!("{value} is not an amount of fuel"),
+                format!("write a whole number from {min} to {max}; 200_000_000 is about 0.1 s"),
+            )
+        })
+}
+
+fn fault(
+    field: impl Into<String>,
+    problem: impl Into<String>,
+    remedy: impl Into<String>,
+) -> ManifestFault {
+    ManifestFault {
+        field: field.into(),
+        problem: problem.into(),
+        remedy: remedy.into(),
+    }
+}
+
+fn refused(path: &str, error: &impl Display) -> ManifestFault {
+    let message = error.to_string();
+    let (problem, remedy) = message.split_once(": ").unwrap_or((&message, "change it"));
+    fault(path, problem, remedy)
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+/// The nearest known name, else all of them.
+fn hint(unknown: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|name| {
+            (
+                strsim::damerau_levenshtein(&unknown.replace('_', "-"), name),
+                name,
+            )
+        })
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, name)| *distance <= HINT_DISTANCE_MAX && *distance < name.len());
+    match nearest {
+        Some((_, name)) => format!("did you mean '{name}'?"),
+        None => format!("known are {}", known.join(", ")),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a text",
+        Value::Integer(_) => "a whole number",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "a list",
+        Value::Table(_) => "a table",
+    }
+}
