@@ -1,0 +1,236 @@
+//! `foldhost demo`: a host with the example plugins, real flights, and queries to try. Called by the
+//! command line.
+//!
+//! Invariant: it stops cleanly at any moment, and goes on where it was the next time.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+
+use super::args::DemoArgs;
+use super::{host, output};
+use crate::config::{Config, TopicSettings};
+use crate::limits;
+use crate::log::LogError;
+use crate::node::Node;
+use crate::partition::Phase;
+
+mod bundled;
+mod events;
+mod flights;
+mod loader;
+mod progress;
+mod samples;
+mod setup;
+
+use bundled::Bundled;
+use flights::Flights;
+use loader::{LoadError, Loader, Topics};
+use progress::Progress;
+use samples::Subject;
+
+/// Data folder of a demo that is not told another one.
+const DATA_DEFAULT: &str = "./foldhost-demo-data";
+/// What is logged unless `FOLDHOST_LOG` says otherwise: the demo says itself what happens.
+const LOG_FILTER_DEFAULT: &str = "warn";
+/// Attempts in a row that may fail before loading is given up.
+const ATTEMPTS_MAX: u32 = 10;
+/// How often the plugins are asked how far they are.
+const POLL: Duration = Duration::from_millis(100);
+/// Planes that are asked about in the end.
+const SAMPLE_PLANES: usize = 2;
+
+/// `foldhost demo`.
+pub(super) fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    let Some(config) = host::prepare(&args.host, DATA_DEFAULT, Some(LOG_FILTER_DEFAULT))? else {
+        return Ok(());
+    };
+    // Everything that can be wrong with the arguments shows before a host starts.
+    let flights = match &args.flights {
+        Some(path) => Flights::open(path)?,
+        None => Flights::january()?,
+    };
+    let plugins = if args.build {
+        bundled::built()?
+    } else {
+        bundled::prebuilt()
+    };
+    let demo = Demo {
+        topics: Topics::of(&config.cluster),
+        settings: config.topics,
+        is_open: config.http.auth.is_open(),
+        flights,
+    };
+    announce(&config, &demo.flights);
+    let stay = !args.exit;
+    host::run(config, async move |node: &Node| {
+        demo.run(node, plugins).await?;
+        if stay {
+            output::note("It goes on until Ctrl-C; start it again and it is here at once.");
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    })
+}
+
+fn announce(config: &Config, flights: &Flights) {
+    let log = match &config.kafka {
+        Some(kafka) => format!("Kafka at {}", kafka.bootstrap_servers()),
+        None => "the embedded log".to_owned(),
+    };
+    output::note(&format!(
+        "{}: {} events, on {log}, data in {}",
+        flights.name,
+        flights.event_count(),
+        config.data.display()
+    ));
+}
+
+/// What is shown.
+struct Demo {
+    topics: Topics,
+    settings: TopicSettings,
+    /// Whether requests need no token.
+    is_open: bool,
+    flights: Flights,
+}
+
+impl Demo {
+    async fn run(&self, node: &Node, plugins: Vec<Bundled>) -> anyhow::Result<()> {
+        let log = node.log();
+        setup::topics(&*log, node.clock(), &self.topics, self.settings).await?;
+        setup::plugins(node.manager(), node.clock(), plugins).await?;
+        let started = node.clock().elapsed();
+        let mut loader = self.open(node).await?;
+        let before = loader.written();
+        self.load(&mut loader).await?;
+        let took = node.clock().elapsed() - started;
+        output::note(&loaded(before, loader.written(), took));
+        self.fold(node, &loader).await?;
+        let took = node.clock().elapsed() - started;
+        output::note(&format!(
+            "both views are live after {:.1} s",
+            took.as_secs_f64()
+        ));
+        self.show(node).await
+    }
+
+    /// Opens the loader, once the log answers.
+    async fn open(&self, node: &Node) -> anyhow::Result<Loader<'_>> {
+        let mut failed = 0;
+        loop {
+            match Loader::open(node.log(), self.topics.clone(), &self.flights).await {
+                Err(LoadError::Log(error)) => pause_after(error, &mut failed).await?,
+                loader => return Ok(loader?),
+            }
+        }
+    }
+
+    async fn load(&self, loader: &mut Loader<'_>) -> anyhow::Result<()> {
+        let total = self.flights.event_count() as u64;
+        let mut progress = Progress::new("loading", loader.written() as u64, total);
+        let mut failed = 0;
+        let mut is_open = true;
+        loop {
+            let step = match is_open {
+                true => loader.step().await,
+                false => loader.reopen().await.map(|()| true),
+            };
+            match step {
+                Ok(true) => {
+                    // A reopened loader has not written anything yet: it may fail again.
+                    failed = if is_open { 0 } else { failed };
+                    is_open = true;
+                    progress.at(loader.written() as u64);
+                }
+                Ok(false) => return Ok(()),
+                Err(LoadError::Log(error)) => {
+                    is_open = false;
+                    pause_after(error, &mut failed).await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Waits until the views have folded what was loaded, and their backlog.
+    async fn fold(&self, node: &Node, loader: &Loader<'_>) -> anyhow::Result<()> {
+        let total = setup::READERS.len() as u64 * self.flights.event_count() as u64;
+        let mut progress = Progress::new("folding", 0, total);
+        for name in setup::READERS {
+            loop {
+                let plugin = node.manager().plugin(name)?;
+                let mut is_done = plugin.is_settled();
+                let mut lag = 0;
+                for (partition, handle) in plugin.locals() {
+                    let status = handle.status();
+                    if let Some(blocked) = status.blocked {
+                        bail!(
+                            "{name} stopped in partition {partition}: {}",
+                            blocked.detail
+                        );
+                    }
+                    let last = loader.last().get(&partition);
+                    let is_behind = last.is_some_and(|last| status.next <= *last);
+                    is_done &= status.phase == Phase::Live && !is_behind;
+                    lag += status.lag_events;
+                }
+                if is_done {
+                    break;
+                }
+                progress.at(total.saturating_sub(lag));
+                tokio::time::sleep(POLL).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints queries to paste, about planes that this host knows.
+    async fn show(&self, node: &Node) -> anyhow::Result<()> {
+        let plugin = node.manager().plugin(bundled::TRACKER)?;
+        let here = |plane: &&str| {
+            plugin
+                .local(plugin.partition_of(plane.as_bytes()))
+                .is_some()
+        };
+        let planes: Vec<_> = self
+            .flights
+            .planes()
+            .filter(here)
+            .take(SAMPLE_PLANES)
+            .map(str::to_owned)
+            .collect();
+        let subject = Subject::new(planes, self.flights.span_ms());
+        let (url, is_open) = (node.url().to_owned(), self.is_open);
+        let asking = tokio::task::spawn_blocking(move || samples::asked(&url, is_open, &subject));
+        let text = asking.await.context("asking the sample queries")??;
+        Ok(output::line(&text)?)
+    }
+}
+
+/// Waits before another attempt, or gives up.
+async fn pause_after(error: LogError, failed: &mut u32) -> anyhow::Result<()> {
+    if let LogError::Fenced(_) = error {
+        bail!("another demo has taken over the loading on this log: stop one of the two ({error})");
+    }
+    if !error.is_transient() || *failed >= ATTEMPTS_MAX {
+        return Err(anyhow::Error::new(error).context("loading the flights"));
+    }
+    tracing::warn!(%error, "loading goes on from what is in the log");
+    let pause = limits::RETRY_PAUSE_MIN * 2_u32.saturating_pow(*failed);
+    tokio::time::sleep(pause.min(limits::RETRY_PAUSE_MAX)).await;
+    *failed += 1;
+    Ok(())
+}
+
+fn loaded(before: usize, after: usize, took: Duration) -> String {
+    let new = after - before;
+    match (before, new) {
+        (_, 0) => format!("all {after} events were loaded before"),
+        (0, _) => format!("loaded {new} events in {:.1} s", took.as_secs_f64()),
+        _ => format!(
+            "loaded the remaining {new} of {after} events in {:.1} s",
+            took.as_secs_f64()
+        ),
+    }
+}

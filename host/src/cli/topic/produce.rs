@@ -1,0 +1,233 @@
+//! `foldhost topic produce`: writes records, one from flags or many from standard input.
+//!
+//! Invariant: memory is bounded by one append, whatever comes in; a line number in a message counts
+//! from the first line of the input.
+
+use std::io::{self, BufRead, IsTerminal as _, Read as _};
+
+use anyhow::Context as _;
+use reqwest::Method;
+use reqwest::header::CONTENT_TYPE;
+use serde_json::{Map, Value, json};
+
+use crate::cli::args::ProduceArgs;
+use crate::cli::client::{Answer, Client, ClientError};
+use crate::cli::exit::UsageError;
+use crate::cli::output;
+use crate::limits;
+
+/// Runs the command.
+pub(super) fn run(args: &ProduceArgs) -> anyhow::Result<()> {
+    let client = Client::new(&args.client)?;
+    let mut writer = Writer {
+        client,
+        args,
+        lines: 0,
+        records: 0,
+    };
+    if let Some(record) = one_record(args)? {
+        return writer.append(&Chunk {
+            text: record.to_string(),
+            lines: 1,
+            records: 1,
+        });
+    }
+    if io::stdin().is_terminal() {
+        output::note(
+            "one JSON object a line, as in {\"key\":\"a\",\"value\":{\"n\":1}}; end with Ctrl-D",
+        );
+    }
+    let mut input = io::stdin().lock();
+    while let Some(chunk) = next_chunk(&mut input)? {
+        writer.append(&chunk)?;
+    }
+    if writer.records == 0 {
+        return Err(
+            UsageError("there was no record in the input: nothing was written".into()).into(),
+        );
+    }
+    Ok(())
+}
+
+/// The record that the flags describe, if they do.
+fn one_record(args: &ProduceArgs) -> Result<Option<Value>, UsageError> {
+    let described = args.key.is_some() || args.partition.is_some() || !args.headers.is_empty();
+    let value = match (&args.value, args.tombstone) {
+        (Some(value), _) => ("value_text", Value::from(value.as_str())),
+        (None, true) => ("value", Value::Null),
+        (None, false) if described => {
+            let message = "the record has no value: give --value or --tombstone, or leave the other \
+                           flags out to read records from standard input";
+            return Err(UsageError(message.to_owned()));
+        }
+        (None, false) => return Ok(None),
+    };
+    let mut record = Map::new();
+    if let Some(key) = &args.key {
+        record.insert("key".to_owned(), Value::from(key.as_str()));
+    }
+    record.insert(value.0.to_owned(), value.1);
+    if let Some(partition) = args.partition {
+        record.insert("partition".to_owned(), json!(partition));
+    }
+    if !args.headers.is_empty() {
+        let headers = args
+            .headers
+            .iter()
+            .map(|(name, value)| (name.clone(), json!(value)));
+        record.insert("headers".to_owned(), Value::Object(headers.collect()));
+    }
+    Ok(Some(Value::Object(record)))
+}
+
+/// Lines of one append.
+#[derive(Debug, PartialEq, Eq)]
+struct Chunk {
+    text: String,
+    lines: usize,
+    records: usize,
+}
+
+/// The next lines, as many as go into one append; `None` at the end. Empty lines are kept, so that
+/// line numbers stay right.
+fn next_chunk(input: &mut impl BufRead) -> anyhow::Result<Option<Chunk>> {
+    let mut chunk = Chunk {
+        text: String::new(),
+        lines: 0,
+        records: 0,
+    };
+    while chunk.lines < limits::CLIENT_APPEND_RECORDS_MAX
+        && chunk.text.len() < limits::CLIENT_APPEND_BYTES_MAX
+    {
+        let from = chunk.text.len();
+        let longest = limits::APPEND_BODY_BYTES_MAX - limits::CLIENT_APPEND_BYTES_MAX;
+        let read = input
+            .by_ref()
+            .take(longest as u64)
+            .read_line(&mut chunk.text)
+            .context("standard input cannot be read as UTF-8 text")?;
+        if read == 0 {
+            break;
+        }
+        if read == longest {
+            let message = format!("a line has more than {longest} bytes: no record is that large");
+            return Err(UsageError(message).into());
+        }
+        chunk.lines += 1;
+        chunk.records += usize::from(!chunk.text[from..].trim().is_empty());
+    }
+    Ok((chunk.lines > 0).then_some(chunk))
+}
+
+/// Appends chunk by chunk.
+#[derive(Debug)]
+struct Writer<'a> {
+    client: Client,
+    args: &'a ProduceArgs,
+    /// Lines of earlier chunks.
+    lines: usize,
+    /// Records that are written.
+    records: usize,
+}
+
+impl Writer<'_> {
+    fn append(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
+        if chunk.records > 0 {
+            let answer = self.send(chunk).map_err(|error| self.explained(error))?;
+            self.records += chunk.records;
+            self.print(&answer, chunk.records)?;
+        }
+        self.lines += chunk.lines;
+        Ok(())
+    }
+
+    fn send(&self, chunk: &Chunk) -> Result<Answer, ClientError> {
+        let url = self
+            .client
+            .url(&["v1", "topics", self.args.topic.as_str(), "records"], &[]);
+        let request = self.client.request(Method::POST, url);
+        let request = request.header(CONTENT_TYPE, "application/x-ndjson");
+        self.client.send(request.body(chunk.text.clone()))
+    }
+
+    fn print(&self, answer: &Answer, records: usize) -> anyhow::Result<()> {
+        if self.args.client.json {
+            return Ok(output::line(&answer.json()?.to_string())?);
+        }
+        let position = answer.header("foldhost-position").unwrap_or("-");
+        let noun = if records == 1 { "record" } else { "records" };
+        Ok(output::line(&format!(
+            "wrote {records} {noun}, position {position}"
+        ))?)
+    }
+
+    /// Adds which line of the whole input is meant, and what was written before it.
+    fn explained(&self, error: ClientError) -> anyhow::Error {
+        if self.records == 0 {
+            return error.into();
+        }
+        let mut context = format!(
+            "the first {} records are written, the rest is not",
+            self.records
+        );
+        if let ClientError::Refused { problem, .. } = &error
+            && let Some(line) = problem["line"].as_u64()
+        {
+            context = format!("{context}: it is about line {}", line + self.lines as u64);
+        }
+        anyhow::Error::new(error).context(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command, TopicCommand};
+
+    fn args(line: &str) -> ProduceArgs {
+        let words = ["foldhost", "topic", "produce", "t"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Topic(TopicCommand::Produce(args)) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn flags_make_one_record() {
+        let record = one_record(&args("--key k --value {\"a\":1} -H h=v -p 2"))
+            .unwrap()
+            .unwrap();
+        let expected =
+            json!({"key": "k", "value_text": "{\"a\":1}", "partition": 2, "headers": {"h": "v"}});
+        assert_eq!(record, expected);
+        let record = one_record(&args("--key k --tombstone")).unwrap().unwrap();
+        assert_eq!(record, json!({"key": "k", "value": null}));
+        assert!(one_record(&args("")).unwrap().is_none());
+        assert!(one_record(&args("--key k")).is_err());
+    }
+
+    #[test]
+    fn input_is_cut_into_bounded_chunks_of_whole_lines() {
+        let count = limits::CLIENT_APPEND_RECORDS_MAX;
+        let text = format!("{}\n\nlast", "{}\n".repeat(count));
+        let mut input = text.as_bytes();
+        let first = next_chunk(&mut input).unwrap().unwrap();
+        assert_eq!((first.lines, first.records), (count, count));
+        let second = next_chunk(&mut input).unwrap().unwrap();
+        assert_eq!(
+            second,
+            Chunk {
+                text: "\n\nlast".into(),
+                lines: 3,
+                records: 1
+            }
+        );
+        assert_eq!(next_chunk(&mut input).unwrap(), None);
+        let mut binary = &b"\xff\n"[..];
+        assert!(next_chunk(&mut binary).is_err());
+    }
+}
