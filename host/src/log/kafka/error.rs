@@ -49,6 +49,20 @@ pub(super) fn kind(code: Code) -> Kind {
     }
 }
 
+/// Whether the brokers, or what the client knows of them, have yet to settle who leads a partition.
+pub(super) fn is_unsettled(code: Code) -> bool {
+    kind(code) == Kind::Missing
+        || matches!(
+            code,
+            Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::OffsetNotAvailable
+        )
+}
+
 fn is_refusal(code: Code) -> bool {
     matches!(
         code,
@@ -116,9 +130,14 @@ fn remedy(code: Code) -> &'static str {
     }
 }
 
+/// What was done, what came of it, and what to do about that.
+pub(super) fn text(code: Code, what: &str) -> String {
+    format!("{what}: {code}{}", remedy(code))
+}
+
 /// The error of a question that changes nothing; `what` was asked.
 pub(super) fn asked(code: Code, what: &str) -> LogError {
-    let text = format!("{what}: {code}{}", remedy(code));
+    let text = text(code, what);
     match kind(code) {
         Kind::Transient => LogError::Unavailable(text),
         Kind::Fenced => LogError::Fenced(text),
@@ -131,7 +150,7 @@ pub(super) fn asked(code: Code, what: &str) -> LogError {
 
 /// The error of a write; `perhaps_written` unless it is certain that nothing was.
 pub(super) fn written(code: Code, perhaps_written: bool, what: &str) -> LogError {
-    let text = format!("{what}: {code}{}", remedy(code));
+    let text = text(code, what);
     match kind(code) {
         Kind::Fenced => LogError::Fenced(text),
         _ if perhaps_written => LogError::OutcomeUnknown(text),

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as ListedOffset, TopicPartitionList};
 
 use crate::clock::Clock;
@@ -231,20 +231,14 @@ impl Topics {
 
     /// First offset, and one past the last committed record.
     pub(super) async fn range(&self, of: &TopicPartition) -> Result<OffsetRange, LogError> {
-        self.expect(of).await?;
-        let (client, asked) = (Arc::clone(&self.client), of.clone());
-        let range = blocking(move || {
-            let partition = native_partition(&asked);
-            Ok(client.fetch_watermarks(asked.topic.as_str(), partition, limits::KAFKA_REQUEST_MAX))
-        })
-        .await?;
-        match range {
-            Ok((low, high)) => {
-                self.context.health().answered();
-                Ok(offset(low)..offset(high))
-            }
-            Err(error) => Err(self.unanswered(error::code_of(&error), "the offsets of", of)),
-        }
+        let asked = of.clone();
+        let (low, high) = self
+            .ask_offsets("the offsets of", of, move |client| {
+                let partition = native_partition(&asked);
+                client.fetch_watermarks(asked.topic.as_str(), partition, limits::KAFKA_REQUEST_MAX)
+            })
+            .await?;
+        Ok(offset(low)..offset(high))
     }
 
     /// Offset of the first record with at least this timestamp, or the end.
@@ -254,39 +248,54 @@ impl Topics {
         timestamp_ms: i64,
     ) -> Result<Offset, LogError> {
         let range = self.range(of).await?;
-        let (client, asked) = (Arc::clone(&self.client), of.clone());
-        let found = blocking(move || {
-            let mut list = TopicPartitionList::with_capacity(1);
-            // Kafka reads negative timestamps as "first" and "last".
-            let timestamp = ListedOffset::Offset(timestamp_ms.max(0));
-            list.add_partition_offset(asked.topic.as_str(), native_partition(&asked), timestamp)
-                .map_err(|error| error::asked(error::code_of(&error), "a timestamp"))?;
-            Ok(client.offsets_for_times(list, limits::KAFKA_REQUEST_MAX))
-        })
-        .await?;
-        let list =
-            found.map_err(|error| self.unanswered(error::code_of(&error), "a time in", of))?;
-        let found = list
-            .elements()
-            .first()
-            .map(|element| (element.error(), element.offset()));
-        match found {
-            Some((Ok(()), ListedOffset::Offset(at))) => Ok(offset(at).min(range.end)),
+        let asked = of.clone();
+        let found = self
+            .ask_offsets("a time in", of, move |client| {
+                let mut list = TopicPartitionList::with_capacity(1);
+                // Kafka reads negative timestamps as "first" and "last".
+                let timestamp = ListedOffset::Offset(timestamp_ms.max(0));
+                let partition = native_partition(&asked);
+                list.add_partition_offset(asked.topic.as_str(), partition, timestamp)?;
+                let found = client.offsets_for_times(list, limits::KAFKA_REQUEST_MAX)?;
+                let element = found.elements_for_topic(asked.topic.as_str()).remove(0);
+                element.error().map(|()| element.offset())
+            })
+            .await?;
+        Ok(match found {
+            ListedOffset::Offset(at) => offset(at).min(range.end),
             // No record is that young.
-            Some((Ok(()), _)) | None => Ok(range.end),
-            Some((Err(error), _)) => Err(self.unanswered(error::code_of(&error), "a time in", of)),
-        }
+            _ => range.end,
+        })
     }
 
-    /// An error of a code about a partition.
-    fn unanswered(&self, code: Code, what: &str, of: &TopicPartition) -> LogError {
-        if error::kind(code) == error::Kind::Missing {
+    /// Asks a partition's leader, again while the brokers have not agreed yet who that is: after a
+    /// topic was made, and after its leader has changed.
+    async fn ask_offsets<T: Send + 'static>(
+        &self,
+        what: &str,
+        of: &TopicPartition,
+        ask: impl Fn(&BaseConsumer<Context>) -> KafkaResult<T> + Send + Sync + 'static,
+    ) -> Result<T, LogError> {
+        let ask = Arc::new(ask);
+        let clock = Clock::system();
+        loop {
+            self.expect(of).await?;
+            let (client, ask) = (Arc::clone(&self.client), Arc::clone(&ask));
+            let code = match blocking(move || Ok(ask(&client))).await? {
+                Ok(answer) => {
+                    self.context.health().answered();
+                    return Ok(answer);
+                }
+                Err(error) => error::code_of(&error),
+            };
+            if !error::is_unsettled(code) || clock.elapsed() > limits::KAFKA_REQUEST_MAX {
+                let error = error::asked(code, &format!("asking for {what} {of}"));
+                return Err(self.context.health().explain(error));
+            }
+            // What was known may be why: the next round asks afresh whether the topic is there.
             self.forget(&of.topic);
-            return LogError::UnknownTopic(of.topic.clone());
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        self.context
-            .health()
-            .explain(error::asked(code, &format!("asking for {what} {of}")))
     }
 
     fn refused(&self, code: Code, doing: &str, name: &TopicName, why: &str) -> LogError {

@@ -83,15 +83,16 @@ impl State {
 
     /// The client is finished: another one has the instance id.
     pub(super) fn fail(&self, code: Code, why: &str) {
-        let mut fatal = self.fatal.lock();
-        if fatal.is_none() {
-            let error = error::asked(
-                code,
-                &format!("membership in group '{}': {why}", self.group),
-            );
-            tracing::error!(group = self.group, "{error}");
-            *fatal = Some(LogError::Fenced(error.to_string()));
+        if self.fatal().is_some() {
+            return;
         }
+        let what = format!("membership in group '{}': {why}", self.group);
+        let why = error::text(code, &what);
+        tracing::error!(group = self.group, "{why}");
+        *self.fatal.lock() = Some(LogError::Fenced(why));
+        // librdkafka gives everything back by itself then, without a word.
+        let held = self.held.lock().clone().unwrap_or_default();
+        self.lost(held.into_iter().collect());
     }
 
     /// Ends the thread; with `leave`, the group is told.
@@ -326,10 +327,17 @@ mod tests {
 
     #[test]
     fn a_fenced_member_says_so_once_and_for_all() {
-        let (state, _changes) = state();
+        let (state, mut changes) = state();
+        state.assigned(vec![Partition(0)]);
+        assert!(matches!(
+            changes.try_recv(),
+            Ok(AssignmentChange::Assigned(_))
+        ));
         state.fail(Code::FencedInstanceId, "fenced");
         state.fail(Code::Unknown, "later");
         let error = state.fatal().unwrap();
+        assert!(matches!(changes.try_recv(), Ok(AssignmentChange::Lost(_))));
+        assert!(changes.try_recv().is_err(), "once");
         assert!(
             matches!(&error, LogError::Fenced(why) if why.contains("data folder")),
             "{error}"
