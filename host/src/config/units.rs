@@ -63,7 +63,7 @@ impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let binary = SIZES[..3]
             .iter()
-            .find(|(_, factor)| self.0 > 0 && self.0 % factor == 0);
+            .find(|(_, factor)| self.0 > 0 && self.0.is_multiple_of(*factor));
         match binary {
             Some((unit, factor)) => write!(f, "{}{unit}", self.0 / factor),
             None => write!(f, "{}B", self.0),
@@ -96,7 +96,7 @@ impl fmt::Display for Span {
         match SPANS
             .iter()
             .rev()
-            .find(|(_, factor)| millis > 0 && millis % u128::from(*factor) == 0)
+            .find(|(_, factor)| millis > 0 && millis.is_multiple_of(u128::from(*factor)))
         {
             Some((unit, factor)) => write!(f, "{}{unit}", millis / u128::from(*factor)),
             None => write!(f, "{millis}ms"),

@@ -25,18 +25,18 @@ pub struct Source {
 
 /// One call's columns, with what is needed to read its answer.
 #[derive(Debug, Default)]
-pub struct Assembled {
+pub(super) struct Assembled {
     /// The columns.
-    pub input: FoldInput,
+    pub(super) input: FoldInput,
     /// Per key of the input: offset and timestamp of its last event in this call.
-    pub last_events: Vec<(Offset, i64)>,
+    pub(super) last_events: Vec<(Offset, i64)>,
 }
 
 impl Assembled {
     /// Fills the columns with the records from `from` on, at most `events_max`, and fewer where
     /// their states would not fit. Returns how many went in and, if it stopped at one that cannot
     /// be folded, why.
-    pub fn fill(
+    pub(super) fn fill(
         &mut self,
         batch: &RecordBatch,
         from: usize,

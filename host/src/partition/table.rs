@@ -82,7 +82,7 @@ impl Entry {
 
 /// States of one partition.
 #[derive(Debug)]
-pub struct StateTable {
+pub(super) struct StateTable {
     entries: HashMap<Bytes, Entry>,
     dirty: Vec<Bytes>,
     dirty_bytes: usize,
@@ -95,8 +95,7 @@ pub struct StateTable {
 
 impl StateTable {
     /// An empty table; `complete` says that the store behind it is empty too.
-    #[must_use]
-    pub fn new(complete: bool, budget: StateBudget) -> Self {
+    pub(super) fn new(complete: bool, budget: StateBudget) -> Self {
         Self {
             entries: HashMap::new(),
             dirty: Vec::new(),
@@ -109,8 +108,7 @@ impl StateTable {
     }
 
     /// State of a key: `None` = ask the store.
-    #[must_use]
-    pub fn get(&self, key: &[u8]) -> Option<Option<&KeyState>> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&KeyState>> {
         match self.entries.get(key) {
             Some(entry) => Some(entry.state.as_ref()),
             None => self.complete.then_some(None),
@@ -118,7 +116,7 @@ impl StateTable {
     }
 
     /// Puts what the store holds for a key that is not here.
-    pub fn load(&mut self, key: Bytes, state: Option<KeyState>) {
+    pub(super) fn load(&mut self, key: Bytes, state: Option<KeyState>) {
         debug_assert!(
             !self.entries.contains_key(&key),
             "only unknown keys are loaded"
@@ -134,7 +132,7 @@ impl StateTable {
     }
 
     /// Changes the state of a key.
-    pub fn change(&mut self, key: &Bytes, state: Option<KeyState>) {
+    pub(super) fn change(&mut self, key: &Bytes, state: Option<KeyState>) {
         let state_bytes = state.as_ref().map_or(0, |state| state.state.len());
         self.largest_state_bytes = self.largest_state_bytes.max(state_bytes);
         self.dirty_bytes += ENTRY_OVERHEAD_BYTES + key.len() + state_bytes;
@@ -162,25 +160,22 @@ impl StateTable {
     }
 
     /// Bytes of changes that no commit holds yet; counts a key again each time it changes.
-    #[must_use]
-    pub fn dirty_bytes(&self) -> usize {
+    pub(super) fn dirty_bytes(&self) -> usize {
         self.dirty_bytes
     }
 
     /// Bytes of all states here, with their keys and overhead.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// The largest state that was folded here, in bytes.
-    #[must_use]
-    pub fn largest_state_bytes(&self) -> usize {
+    pub(super) fn largest_state_bytes(&self) -> usize {
         self.largest_state_bytes
     }
 
     /// Takes all changes for a commit.
-    pub fn freeze(&mut self) -> Vec<(Bytes, Option<KeyState>)> {
+    pub(super) fn freeze(&mut self) -> Vec<(Bytes, Option<KeyState>)> {
         self.dirty_bytes = 0;
         let keys = std::mem::take(&mut self.dirty);
         let changes = keys.into_iter().map(|key| {
@@ -197,7 +192,7 @@ impl StateTable {
     }
 
     /// The commit of these keys is durable.
-    pub fn committed<'k>(&mut self, keys: impl IntoIterator<Item = &'k Bytes>) {
+    pub(super) fn committed<'k>(&mut self, keys: impl IntoIterator<Item = &'k Bytes>) {
         for key in keys {
             let Some(entry) = self.entries.get_mut(key) else {
                 continue;
@@ -213,8 +208,7 @@ impl StateTable {
     }
 
     /// Changes that are in no finished commit, in order of key, behind `after`, with `prefix`.
-    #[must_use]
-    pub fn uncommitted(
+    pub(super) fn uncommitted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
