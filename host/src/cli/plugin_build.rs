@@ -225,7 +225,20 @@ fn remapped(
         toolchain.sysroot.join("lib/rustlib/src/rust"),
         "/rust".to_owned(),
     ));
-    remapped.extend(cargo_home.map(|cargo_home| (cargo_home, "/cargo".to_owned())));
+    if let Some(cargo_home) = cargo_home {
+        // The folder of a registry is named after its address.
+        let registries = fs::read_dir(cargo_home.join("registry/src"))
+            .into_iter()
+            .flatten();
+        let mut registries: Vec<_> = registries.flatten().map(|entry| entry.path()).collect();
+        registries.sort();
+        remapped.push((cargo_home, "/cargo".to_owned()));
+        remapped.extend(
+            registries
+                .into_iter()
+                .map(|folder| (folder, "/crates".to_owned())),
+        );
+    }
     remapped.push((target_dir.to_owned(), "/target".to_owned()));
     remapped.push((metadata.workspace_root.clone(), "/plugin".to_owned()));
     for package in metadata
