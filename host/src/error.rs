@@ -101,8 +101,8 @@ codes! {
     PluginTrapped = "plugin-trapped", 500, "The plugin failed while it answered";
     /// The partition has not read its backlog yet.
     Replaying = "replaying", 503, "The view is still reading its backlog";
-    /// The plugin is not live on this host.
-    NotReady = "not-ready", 503, "The plugin is not ready";
+    /// The host, or a plugin on it, is not ready yet.
+    NotReady = "not-ready", 503, "It is not ready yet";
     /// The view has not folded the record in time.
     PositionNotReached = "position-not-reached", 503, "The view has not folded that record yet";
     /// No host owns the key right now.

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
@@ -10,8 +10,9 @@ use utoipa_axum::routes;
 
 use super::context::App;
 use super::params::Params;
-use crate::error::Problem;
+use crate::error::{Code, Problem};
 use crate::log::LogKind;
+use crate::manager::Readiness;
 
 /// The ABI that plugins are built against.
 const PLUGIN_ABI: &str = "foldhost:plugin@0.1.0";
@@ -88,22 +89,30 @@ async fn alive() -> Json<Alive> {
     get, path = "/readyz", tag = "host",
     responses(
         (status = 200, description = "It can", body = Ready),
-        (status = 503, description = "Not yet", body = Ready),
+        (status = 503, description = "Not yet: a problem with the same members"),
     )
 )]
-async fn ready(State(app): State<App>) -> Response {
-    let readiness = app.services.manager.readiness();
-    let status = if readiness.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let body = Ready {
-        ready: readiness.ready,
-        degraded: readiness.degraded,
-        waiting_for: readiness.waiting_for,
-    };
-    (status, Json(body)).into_response()
+async fn ready(State(app): State<App>) -> Result<Json<Ready>, Problem> {
+    let Readiness {
+        ready,
+        degraded,
+        waiting_for,
+    } = app.services.manager.readiness();
+    if ready {
+        return Ok(Json(Ready {
+            ready,
+            degraded,
+            waiting_for,
+        }));
+    }
+    let detail = format!(
+        "the host waits for {}: ask again in a moment",
+        waiting_for.join("; ")
+    );
+    Err(Problem::new(Code::NotReady, detail)
+        .with("ready", false)
+        .with("degraded", degraded)
+        .with("waiting_for", waiting_for))
 }
 
 /// Metrics for Prometheus

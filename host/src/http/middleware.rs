@@ -206,6 +206,16 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_becomes_a_problem() {
+        let response = panicked(Box::new("a mistake"));
+        let problem = response.extensions().get::<Problem>().unwrap();
+        assert_eq!(
+            (problem.code, response.status().as_u16()),
+            (Code::Internal, 500)
+        );
+    }
+
+    #[test]
     fn what_an_answer_varies_by_is_one_list() {
         let mut headers = HeaderMap::new();
         join_vary(&mut headers);

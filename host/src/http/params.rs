@@ -1,4 +1,5 @@
-//! Parameters of a URL: the part behind `?`, and the segments of the path. Called by every handler.
+//! Parameters of a URL: the part behind `?`, and the segments of the path. Called by every handler but
+//! those of probes, which may add what they like.
 //!
 //! Invariant: nothing that a client wrote is ignored. A parameter that the route does not know is an
 //! error that names the ones it knows.

@@ -204,17 +204,23 @@ impl PluginDetails {
     pub(super) fn of(app: &App, plugin: &Plugin) -> Self {
         let deployment = plugin.deployment();
         let manifest = &deployment.manifest;
-        let locals: BTreeMap<_, _> = plugin
-            .locals()
-            .into_iter()
-            .map(|(at, handle)| (at, handle.status()))
-            .collect();
+        let locals = plugin.locals().into_iter();
+        let own_url = locals
+            .clone()
+            .next()
+            .map(|(_, handle)| handle.spec().advertised_url.clone());
+        let locals: BTreeMap<_, _> = locals.map(|(at, handle)| (at, handle.status())).collect();
         let inputs = plugin.inputs().iter();
         let code = plugin.code();
         let partitions = (0..plugin.partition_count()).map(Partition);
         let partitions = partitions.map(|partition| {
-            let owner = app.services.cluster.owner_url(plugin.name(), partition);
-            PartitionDetails::of(partition, owner, locals.get(&partition))
+            let status = locals.get(&partition);
+            // What is open here is ours, also before our own announcement has come back to us.
+            let owner = match status.filter(|status| !status.degraded) {
+                Some(_) => own_url.clone(),
+                None => app.services.cluster.owner_url(plugin.name(), partition),
+            };
+            PartitionDetails::of(partition, owner, status)
         });
         Self {
             summary: PluginSummary::of(plugin),

@@ -54,6 +54,11 @@ impl RouteTable {
             .collect()
     }
 
+    /// Whether a path is one of the routes, here or on the host's other listener.
+    fn has(&self, path: &str) -> bool {
+        self.0.iter().any(|route| is_of(&route.template, path))
+    }
+
     fn methods_of(&self, template: &str) -> Option<String> {
         let route = self.0.iter().find(|route| route.template == template)?;
         Some(route.methods.join(", "))
@@ -70,6 +75,17 @@ fn methods(item: &PathItem) -> Vec<&'static str> {
     .into_iter()
     .filter_map(|(method, is_there)| is_there.then_some(method))
     .collect()
+}
+
+fn is_of(template: &str, path: &str) -> bool {
+    let segments = template.split('/').zip(path.split('/'));
+    template.split('/').count() == path.split('/').count()
+        && segments
+            .into_iter()
+            .all(|(wanted, given)| match wanted.starts_with('{') {
+                true => !given.is_empty(),
+                false => wanted == given,
+            })
 }
 
 /// How alike the segments of a template and of a path are, from 0 to 1. A variable segment is as good
@@ -91,6 +107,16 @@ fn nearness(template: &str, path: &str) -> f64 {
 
 /// Answers a request that hits no route.
 pub(super) async fn unknown_route(State(app): State<App>, method: Method, uri: Uri) -> Problem {
+    if app.routes.has(uri.path()) {
+        return Problem::new(
+            Code::UnknownRoute,
+            format!(
+                "{method} {} is answered on the host's other listener: its configuration says where \
+                 (listen, admin-listen)",
+                uri.path()
+            ),
+        );
+    }
     let near = app.routes.near(uri.path());
     let detail = if near.is_empty() {
         format!(
@@ -148,5 +174,20 @@ mod tests {
         assert_eq!(table().near("/v1/plugin")[0], "GET /v1/plugins");
         assert_eq!(table().near("/health"), ["GET /healthz"]);
         assert!(table().near("/").is_empty());
+    }
+
+    #[test]
+    fn a_route_of_the_other_listener_is_known() {
+        for path in ["/healthz", "/v1/views/a/keys/b%2Fc", "/v1/plugins"] {
+            assert!(table().has(path), "{path}");
+        }
+        for path in [
+            "/",
+            "/v1/views/a/keys/",
+            "/v1/views/a/keys/b/c",
+            "/v1/plugins/",
+        ] {
+            assert!(!table().has(path), "{path}");
+        }
     }
 }

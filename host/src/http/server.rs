@@ -102,3 +102,49 @@ async fn serve(
         tracing::debug!(%error, "a connection broke off");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_request_that_runs_is_answered_and_an_idle_connection_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let (arrived, stopping) = (Arc::new(Semaphore::new(0)), stop.clone());
+        let signal = arrived.clone();
+        let handler = move || async move {
+            signal.add_permits(1);
+            stopping.cancelled().await;
+            "done"
+        };
+        let router = Router::new().route("/", get(handler));
+        let server = tokio::spawn(run(listener, router, stop.clone()));
+
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        let mut busy = TcpStream::connect(address).await.unwrap();
+        busy.write_all(REQUEST).await.unwrap();
+        arrived.acquire().await.unwrap().forget();
+        stop.cancel();
+
+        let mut answer = String::new();
+        busy.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.ends_with("done"),
+            "{answer}"
+        );
+        assert_eq!(idle.read(&mut [0; 8]).await.unwrap(), 0);
+        tokio::time::timeout(Duration::from_secs(20), server)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
