@@ -274,7 +274,7 @@ fn run(mut cargo: Command, progress: &mut dyn FnMut(&str)) -> anyhow::Result<Str
         .map_err(|_| anyhow!("reading what cargo wrote failed"))??;
     ensure!(
         status.success(),
-        "the plugin does not compile; cargo said:\n{}",
+        "the plugin does not compile (cargo: {status}); cargo said:\n{}",
         said.trim_end()
     );
     Ok(messages)

@@ -1,3 +1,5 @@
+//! Faults, limits and calls of the engine, tried with a guest written by hand.
+
 use std::path::Path;
 
 use tempfile::TempDir;

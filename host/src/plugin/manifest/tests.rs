@@ -1,3 +1,5 @@
+//! Manifests that are read, and every fault of those that are not.
+
 use super::*;
 
 const MINIMAL: &str = "name = \"latest\"\nversion = \"1.0.0\"\ninputs = [\"events\"]\n";
