@@ -22,14 +22,52 @@ pub fn fold_batch<V: View>(states: &States, events: &Events) -> Folded {
     let batch = Batch::new(states, events);
     let groups = Groups::new(&events.entities, keys);
     let mut values = OptionalColumn::with_capacity(keys, states.values.data.len());
-    let mut rejected = Vec::new();
+    let mut rejections = Rejections::new(events.entities.len());
     for entity in 0..keys {
         let mut fold = KeyFold::<V>::new(&batch, entity);
-        fold.run(groups.of(entity), &mut rejected);
+        fold.run(groups.of(entity), &mut rejections);
         fold.finish(&mut values);
     }
-    rejected.sort_unstable_by_key(|rejection| rejection.index);
-    Folded { values, rejected }
+    Folded {
+        values,
+        rejected: rejections.in_order(),
+    }
+}
+
+/// Rejections come key by key and leave by index: a slot per event, made when the first one comes.
+struct Rejections {
+    events: usize,
+    slots: Vec<Option<Reject>>,
+}
+
+impl Rejections {
+    fn new(events: usize) -> Self {
+        Self {
+            events,
+            slots: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, index: u32, reject: Reject) {
+        if self.slots.is_empty() {
+            self.slots.resize(self.events, None);
+        }
+        self.slots[index as usize] = Some(reject);
+    }
+
+    fn in_order(self) -> Vec<Rejection> {
+        let slots = (0u32..).zip(self.slots);
+        slots
+            .filter_map(|(index, reject)| {
+                let (code, reason) = reject?.into_parts();
+                Some(Rejection {
+                    index,
+                    code,
+                    reason,
+                })
+            })
+            .collect()
+    }
 }
 
 /// The events of each key, in log order: a counting sort of the batch.
@@ -114,13 +152,13 @@ impl<'a, V: View> KeyFold<'a, V> {
     }
 
     /// Applies the events `group` (indexes into the batch) in order.
-    fn run(&mut self, group: &[u32], rejected: &mut Vec<Rejection>) {
+    fn run(&mut self, group: &[u32], rejections: &mut Rejections) {
         for (position, &index) in group.iter().enumerate() {
             match self.apply(index) {
                 Ok(()) => self.applied += 1,
-                Err(Refused::Undecodable(reject)) => rejected.push(rejection(index, reject)),
+                Err(Refused::Undecodable(reject)) => rejections.add(index, reject),
                 Err(Refused::ByView(reject)) => {
-                    rejected.push(rejection(index, reject));
+                    rejections.add(index, reject);
                     self.restore(&group[self.covered..position]);
                     self.covered = position + 1;
                 }
@@ -217,14 +255,5 @@ pub(crate) fn read_state<V: View>(key: &[u8], bytes: &[u8]) -> V::State {
             String::from_utf8_lossy(key),
             bytes.len(),
         ),
-    }
-}
-
-fn rejection(index: u32, reject: Reject) -> Rejection {
-    let (code, reason) = reject.into_parts();
-    Rejection {
-        index,
-        code,
-        reason,
     }
 }

@@ -9,7 +9,6 @@ use std::fmt;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
-use serde_json::{Map, Value, json};
 
 use super::arguments::{self, Error};
 use crate::time::{SERDE_NAME, TimestampError};
@@ -35,21 +34,32 @@ impl Kind {
         }
     }
 
-    fn schema(&self) -> Value {
+    /// JSON Schema, written by hand: `serde_json::Value` would add 20 KB to every plugin.
+    fn write_schema(&self, out: &mut String) {
         match self {
-            Kind::Bool => json!({"type": "boolean"}),
-            Kind::Integer { min, max } => {
-                json!({"type": "integer", "minimum": min, "maximum": max})
-            }
-            Kind::Number => json!({"type": "number"}),
-            Kind::Character => json!({"type": "string", "minLength": 1, "maxLength": 1}),
-            Kind::Text => json!({"type": "string"}),
+            Kind::Bool => out.push_str(r#"{"type":"boolean"}"#),
+            Kind::Integer { min, max } => out.push_str(&format!(
+                r#"{{"type":"integer","minimum":{min},"maximum":{max}}}"#
+            )),
+            Kind::Number => out.push_str(r#"{"type":"number"}"#),
+            Kind::Character => out.push_str(r#"{"type":"string","minLength":1,"maxLength":1}"#),
+            Kind::Text => out.push_str(r#"{"type":"string"}"#),
             // Not `format: date-time`, since a date alone will do.
             Kind::Timestamp => {
-                json!({"type": "string", "description": TimestampError::EXPECTED})
+                out.push_str(r#"{"type":"string","description":"#);
+                write_text(TimestampError::EXPECTED, out);
+                out.push('}');
             }
-            Kind::Choice(names) => json!({"type": "string", "enum": names}),
-            Kind::List(kind) => json!({"type": "array", "items": kind.schema()}),
+            Kind::Choice(names) => {
+                out.push_str(r#"{"type":"string","enum":"#);
+                write_list(names, out);
+                out.push('}');
+            }
+            Kind::List(kind) => {
+                out.push_str(r#"{"type":"array","items":"#);
+                kind.write_schema(out);
+                out.push('}');
+            }
         }
     }
 
@@ -100,18 +110,37 @@ pub(super) fn of<A: DeserializeOwned>() -> String {
     let Some(fields) = fields::<A>() else {
         return String::new();
     };
-    let mut properties = Map::new();
-    for field in fields {
-        let schema = kind::<A>(field).map_or_else(|| json!({}), |kind| kind.schema());
-        properties.insert((*field).to_owned(), schema);
+    let mut schema = r#"{"type":"object","properties":{"#.to_owned();
+    for (position, field) in fields.iter().enumerate() {
+        if position > 0 {
+            schema.push(',');
+        }
+        write_text(field, &mut schema);
+        schema.push(':');
+        match kind::<A>(field) {
+            Some(kind) => kind.write_schema(&mut schema),
+            None => schema.push_str("{}"),
+        }
     }
-    let schema = json!({
-        "type": "object",
-        "properties": properties,
-        "required": required::<A>(fields.len()),
-        "additionalProperties": false,
-    });
-    schema.to_string()
+    schema.push_str(r#"},"required":"#);
+    write_list(&required::<A>(fields.len()), &mut schema);
+    schema.push_str(r#","additionalProperties":false}"#);
+    schema
+}
+
+fn write_text(text: &str, out: &mut String) {
+    out.push_str(&serde_json::to_string(text).expect("a text can be written as JSON"));
+}
+
+fn write_list(texts: &[impl AsRef<str>], out: &mut String) {
+    out.push('[');
+    for (position, text) in texts.iter().enumerate() {
+        if position > 0 {
+            out.push(',');
+        }
+        write_text(text.as_ref(), out);
+    }
+    out.push(']');
 }
 
 /// The fields of the struct `A`.
@@ -311,9 +340,18 @@ impl<'de> de::SeqAccess<'de> for ItemProbe<'_> {
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::Timestamp;
+
+    #[derive(Deserialize)]
+    #[allow(dead_code)] // only its shape matters
+    #[serde(rename_all = "lowercase")]
+    enum Order {
+        Up,
+        Down,
+    }
 
     #[derive(Deserialize)]
     #[allow(dead_code)] // only its shape matters
@@ -323,6 +361,7 @@ mod tests {
         limit: i8,
         #[serde(default)]
         carriers: Vec<String>,
+        order: Option<Order>,
     }
 
     #[test]
@@ -338,6 +377,7 @@ mod tests {
                     "to": instant,
                     "limit": {"type": "integer", "minimum": -128, "maximum": 127},
                     "carriers": {"type": "array", "items": {"type": "string"}},
+                    "order": {"type": "string", "enum": ["up", "down"]},
                 },
                 "required": ["from", "limit"],
                 "additionalProperties": false,

@@ -87,7 +87,7 @@ impl Query for PlaneUtilisation {
 
 fn in_motion(question: Question<Flights>, window: Window) -> Result<InMotion, QueryError> {
     let (from, to) = window.check()?;
-    Ok(window::in_motion(question.state()?.as_slice(), from, to))
+    Ok(window::in_motion(&question.state()?.unpack(), from, to))
 }
 
 fn by_day(question: Question<Flights>, window: Window) -> Result<Vec<Day>, QueryError> {
@@ -96,7 +96,7 @@ fn by_day(question: Question<Flights>, window: Window) -> Result<Vec<Day>, Query
         let expected = format!("expected a time at most {DAYS_MAX} days after the day of `from`");
         return Err(QueryError::bad_argument("to", expected));
     }
-    Ok(window::by_day(question.state()?.as_slice(), from, to))
+    Ok(window::by_day(&question.state()?.unpack(), from, to))
 }
 
 foldhost_sdk::export!(PlaneUtilisation: View + Query);

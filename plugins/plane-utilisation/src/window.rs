@@ -22,13 +22,15 @@ pub(crate) struct InMotion {
     pub(crate) flights: u64,
 }
 
-/// The answer about one UTC day.
+/// The same about one UTC day.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Day {
     /// The date, `2013-01-01`.
     pub(crate) day: String,
-    #[serde(flatten)]
-    pub(crate) motion: InMotion,
+    pub(crate) in_motion_ms: i64,
+    pub(crate) window_ms: i64,
+    pub(crate) percent: f64,
+    pub(crate) flights: u64,
 }
 
 impl InMotion {
@@ -82,9 +84,13 @@ pub(crate) fn by_day(flights: &[Flight], from: i64, to: i64) -> Vec<Day> {
         let midnight = (first + day as i64) * DAY_MS;
         let window_ms = to.min(midnight + DAY_MS) - from.max(midnight);
         let (year, month, date) = Timestamp::from_millis(midnight).date();
+        let motion = InMotion::new(*in_motion_ms, window_ms, flights as u64);
         Day {
             day: format!("{year:04}-{month:02}-{date:02}"),
-            motion: InMotion::new(*in_motion_ms, window_ms, flights as u64),
+            in_motion_ms: motion.in_motion_ms,
+            window_ms: motion.window_ms,
+            percent: motion.percent,
+            flights: motion.flights,
         }
     })
     .collect()
@@ -173,9 +179,15 @@ mod tests {
         );
         for (day, midnight) in days.iter().zip((-2..).map(|day| day * DAY_MS)) {
             let alone = in_motion(&flights, from.max(midnight), to.min(midnight + DAY_MS));
-            assert_eq!(day.motion, alone, "{}", day.day);
+            let motion = InMotion {
+                in_motion_ms: day.in_motion_ms,
+                window_ms: day.window_ms,
+                percent: day.percent,
+                flights: day.flights,
+            };
+            assert_eq!(motion, alone, "{}", day.day);
         }
-        let sum: i64 = days.iter().map(|day| day.motion.in_motion_ms).sum();
+        let sum: i64 = days.iter().map(|day| day.in_motion_ms).sum();
         assert_eq!(sum, in_motion(&flights, from, to).in_motion_ms);
     }
 
