@@ -78,10 +78,19 @@ impl Broker {
     /// # Errors
     /// If the jars are missing (the message says how to get them) or the broker does not start.
     pub fn start() -> Result<Self> {
+        Self::start_with(|_, _| String::new(), &[])
+    }
+
+    /// As [`Self::start`], with settings of its own, which win over the usual ones (they are told the
+    /// ports of the broker and of the controller), and arguments for formatting its folder.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(extra: impl Fn(u16, u16) -> String, format: &[&str]) -> Result<Self> {
         // Another program may take a port between finding and using it.
         let mut last = None;
         for _ in 0..3 {
-            match Self::try_start() {
+            match Self::try_start(&extra, format) {
                 Ok(broker) => return Ok(broker),
                 Err(error) => last = Some(error),
             }
@@ -89,13 +98,11 @@ impl Broker {
         Err(last.expect("three attempts left an error"))
     }
 
-    fn try_start() -> Result<Self> {
+    fn try_start(extra: &dyn Fn(u16, u16) -> String, format: &[&str]) -> Result<Self> {
         let scratch = Scratch::new("kafka")?;
         let (port, controller_port) = (free_port()?, free_port()?);
-        scratch.write(
-            "server.properties",
-            settings(&scratch, port, controller_port),
-        )?;
+        let usual = settings(&scratch, port, controller_port);
+        scratch.write("server.properties", usual + &extra(port, controller_port))?;
         let format = java(&["-Xmx256m"])?
             .args([
                 "kafka.tools.StorageTool",
@@ -106,6 +113,7 @@ impl Broker {
                 "-c",
             ])
             .arg(scratch.join("server.properties"))
+            .args(format)
             .output()
             .context("cannot start java")?;
         if !format.status.success() {

@@ -20,6 +20,7 @@ use super::{
     TransactionalWriter,
 };
 
+mod budget;
 mod client;
 mod context;
 mod error;
@@ -27,12 +28,14 @@ mod membership;
 mod native;
 mod reader;
 mod settings;
+mod token;
 mod topics;
 mod transaction;
 mod writer;
 
 pub use settings::{KEYS_OF_THE_HOST, KafkaSettings, check_properties};
 
+use budget::QueueBudget;
 use membership::KafkaMembership;
 use reader::KafkaReaderSet;
 use topics::Topics;
@@ -44,6 +47,7 @@ pub struct KafkaLog {
     settings: KafkaSettings,
     topics: Arc<Topics>,
     placing: Arc<Placing>,
+    queues: QueueBudget,
     /// Made when something is appended; made again after a fatal error.
     appender: Mutex<Option<Arc<Writer>>>,
 }
@@ -61,17 +65,21 @@ impl KafkaLog {
         check_properties(&settings.properties)
             .map_err(|faults| LogError::Rejected(faults.join("; ")))?;
         // Readers and writers take different properties: both are tried before anything runs.
-        for config in [settings.reader("check"), settings.writer("check")] {
+        for config in [
+            settings.reader("check", settings.reader_queue_bytes_max),
+            settings.writer("check"),
+        ] {
             config
                 .create_native_config()
                 .map_err(|error| error::made(&error))?;
         }
         let topics = Arc::new(Topics::new(&settings)?);
-        let placing = Arc::new(Placing::new(Arc::clone(&topics), settings.record_bytes_max));
+        let placing = Arc::new(Placing::new(Arc::clone(&topics), &settings));
         Ok(Self {
             settings,
             topics,
             placing,
+            queues: QueueBudget::default(),
             appender: Mutex::new(None),
         })
     }
@@ -128,11 +136,13 @@ impl Log for KafkaLog {
     }
 
     fn reader_set(&self, name: &str) -> Result<Box<dyn ReaderSet>, LogError> {
+        let topics = Arc::clone(&self.topics);
         Ok(Box::new(KafkaReaderSet::new(
             &self.settings,
             name,
-            Arc::clone(&self.topics),
-        )?))
+            topics,
+            self.queues.clone(),
+        )))
     }
 
     async fn append(

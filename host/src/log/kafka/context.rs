@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use tokio::sync::watch;
 
 use super::super::LogError;
+use super::token;
 
 /// Whether a client reaches its brokers, as far as librdkafka tells.
 #[derive(Debug)]
@@ -88,6 +89,8 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     // librdkafka logs every failed attempt to connect as an error; the host itself says once that
     // the log is away, so its levels count one less here.
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -126,6 +129,17 @@ impl ClientContext for Context {
             tracing::warn!(client, "kafka client: {reason}");
             reason.clone_into(&mut last_error);
         }
+    }
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        token::read(config).map_err(|error| {
+            // librdkafka tries again by itself, and says only that no broker could be reached.
+            self.error(KafkaError::Global(Code::Authentication), &error.to_string());
+            error.into()
+        })
     }
 }
 

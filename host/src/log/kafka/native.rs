@@ -24,7 +24,9 @@ use super::super::HeaderRef;
 
 mod admin;
 
-pub(super) use admin::{Described, create_partitions, create_topic, delete_topic, describe_topics};
+pub(super) use admin::{
+    Described, create_partitions, create_topic, delete_topic, describe_topics, topic_setting,
+};
 
 /// A librdkafka client, whatever its kind.
 pub(super) trait NativeHandle: Send + Sync + 'static {

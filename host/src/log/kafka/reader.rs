@@ -12,12 +12,13 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OnceCell, watch};
 
 use crate::limits;
-use crate::types::{Offset, TopicPartition};
+use crate::types::{Offset, TopicName, TopicPartition};
 
 use super::super::{LogError, PartitionReader, Read, ReadLimits, ReaderSet, RecordBatch};
+use super::budget::{QueueBudget, Share};
 use super::client::Client;
 use super::context::{Context, Health};
 use super::error;
@@ -30,30 +31,60 @@ type OpenPartitions = Arc<Mutex<HashSet<TopicPartition>>>;
 
 /// Readers that share one consumer.
 pub(super) struct KafkaReaderSet {
-    client: Arc<ReaderClient>,
-    context: Context,
+    settings: KafkaSettings,
+    name: String,
     topics: Arc<Topics>,
+    queues: QueueBudget,
+    /// Made when the first partition is opened: its topic tells how many queues there will be.
+    client: OnceCell<Arc<SetClient>>,
     open: OpenPartitions,
 }
 
+/// What the readers of a set share, as long as one of them lives.
+struct SetClient {
+    client: Arc<ReaderClient>,
+    health: Arc<Health>,
+    _share: Share,
+}
+
 impl KafkaReaderSet {
-    /// A consumer; it connects when the first partition is opened.
+    /// A set without a client yet.
     pub(super) fn new(
         settings: &KafkaSettings,
         name: &str,
         topics: Arc<Topics>,
-    ) -> Result<Self, LogError> {
-        let context = Context::new(name);
-        let consumer: BaseConsumer<Context> = settings
-            .reader(name)
-            .create_with_context(context.clone())
-            .map_err(|error| error::made(&error))?;
-        Ok(Self {
-            client: Client::serve(consumer),
-            context,
+        queues: QueueBudget,
+    ) -> Self {
+        Self {
+            settings: settings.clone(),
+            name: name.to_owned(),
             topics,
+            queues,
+            client: OnceCell::new(),
             open: OpenPartitions::default(),
-        })
+        }
+    }
+
+    async fn client(&self, topic: &TopicName) -> Result<&Arc<SetClient>, LogError> {
+        let made = self.client.get_or_try_init(async || {
+            let partitions = self.topics.partitions(topic).await?;
+            let share = self
+                .queues
+                .share(partitions, self.settings.reader_queue_bytes_max);
+            let context = Context::new(&self.name);
+            let health = Arc::clone(context.health());
+            let consumer: BaseConsumer<Context> = self
+                .settings
+                .reader(&self.name, share.partition_bytes_max)
+                .create_with_context(context)
+                .map_err(|error| error::made(&error))?;
+            Ok(Arc::new(SetClient {
+                client: Client::serve(consumer),
+                health,
+                _share: share,
+            }))
+        });
+        made.await
     }
 }
 
@@ -72,12 +103,13 @@ impl ReaderSet for KafkaReaderSet {
                 range,
             });
         }
+        let set = Arc::clone(self.client(&of.topic).await?);
         let slot = Slot::take(&self.open, of)?;
         let arrived = Arc::new(Notify::new());
         let wake = Arc::clone(&arrived);
         let (topic, partition) = (of.topic.as_str(), native_partition(of));
         let first = i64::try_from(from.0).unwrap_or(i64::MAX);
-        let client = Arc::clone(&self.client);
+        let client = Arc::clone(&set.client);
         let started = PartitionQueue::start(client, topic, partition, first, move || {
             wake.notify_one();
         });
@@ -88,8 +120,8 @@ impl ReaderSet for KafkaReaderSet {
             of: of.clone(),
             next: from,
             arrived,
-            outages: self.context.health().outages(),
-            health: Arc::clone(self.context.health()),
+            outages: set.health.outages(),
+            set,
             topics: Arc::clone(&self.topics),
             failed: None,
             record_bytes_mean: 64,
@@ -143,7 +175,7 @@ struct KafkaReader {
     /// The queue has something again.
     arrived: Arc<Notify>,
     outages: watch::Receiver<u64>,
-    health: Arc<Health>,
+    set: Arc<SetClient>,
     topics: Arc<Topics>,
     /// Why reading has ended for good.
     failed: Option<(Code, String)>,
@@ -201,39 +233,47 @@ impl KafkaReader {
             }
             self.queue.done();
         };
-        if records > 0 {
-            self.record_bytes_mean = (bytes / records).max(1);
+        if let Some(mean) = bytes.checked_div(records) {
+            self.record_bytes_mean = mean.max(1);
             return Taken::Read(Read::Records);
         }
         taken
     }
 
-    /// What an error in the place of a record means; `None` if the reader just goes on.
+    /// What an error in the place of a record means for the caller. Verdicts that are final are
+    /// remembered before anything is asked: a dropped call must not lose them.
     async fn failure(&mut self, code: Code, text: String) -> LogError {
         let what = format!("reading {}: {text}", self.of);
         match error::kind(code) {
             error::Kind::Transient | error::Kind::Fenced => {
-                return LogError::Unavailable(format!("{what}: {code}"));
+                LogError::Unavailable(format!("{what}: {code}"))
             }
-            error::Kind::Missing => {
-                self.topics.forget(&self.of.topic);
+            error::Kind::Missing => self.missing(&what).await,
+            error::Kind::OutOfRange => {
                 self.failed = Some((code, text));
-                return LogError::UnknownTopic(self.of.topic.clone());
+                match self.topics.range(&self.of).await {
+                    Ok(range) => LogError::OffsetOutOfRange {
+                        of: self.of.clone(),
+                        wanted: self.next,
+                        range,
+                    },
+                    Err(error) => error,
+                }
             }
-            error::Kind::OutOfRange => {}
             error::Kind::Refused | error::Kind::Damaged | error::Kind::TooLarge => {
                 self.failed = Some((code, text));
-                return error::asked(code, &what);
+                error::asked(code, &what)
             }
         }
-        // Remembered before the question: a dropped call must not lose the verdict.
-        self.failed = Some((code, text));
-        match self.topics.range(&self.of).await {
-            Ok(range) => LogError::OffsetOutOfRange {
-                of: self.of.clone(),
-                wanted: self.next,
-                range,
-            },
+    }
+
+    /// A broker that is just starting may know of no topic yet: asked again, it may be there.
+    async fn missing(&mut self, what: &str) -> LogError {
+        match self.topics.one(&self.of.topic).await {
+            Ok(Some(topic)) if self.of.partition.0 < topic.partitions => {
+                LogError::Unavailable(format!("{what}: its leader does not know it yet"))
+            }
+            Ok(_) => LogError::UnknownTopic(self.of.topic.clone()),
             Err(error) => error,
         }
     }
@@ -248,7 +288,7 @@ impl PartitionReader for KafkaReader {
         loop {
             match self.take(into, limits) {
                 Taken::Read(read) => {
-                    self.health.answered();
+                    self.set.health.answered();
                     // What was unreachable is reachable.
                     self.outages.mark_unchanged();
                     return Ok(read);
@@ -260,7 +300,7 @@ impl PartitionReader for KafkaReader {
                 () = self.arrived.notified() => {}
                 changed = self.outages.changed() => {
                     if changed.is_ok() {
-                        return Err(self.health.outage());
+                        return Err(self.set.health.outage());
                     }
                 }
             }

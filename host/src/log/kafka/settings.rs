@@ -166,8 +166,9 @@ pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Vec
 }
 
 impl KafkaSettings {
-    /// A client that asks (metadata, offsets, topics) and one that reads partitions.
-    pub(super) fn reader(&self, name: &str) -> ClientConfig {
+    /// A client that asks (metadata, offsets, topics), or reads partitions with at most this much
+    /// waiting in front of each.
+    pub(super) fn reader(&self, name: &str, queue_bytes_max: usize) -> ClientConfig {
         let mut config = self.base(name);
         // librdkafka's default waits a second before it looks at a full queue again.
         self.preset(&mut config, &["fetch.queue.backoff.ms"], "5");
@@ -177,7 +178,14 @@ impl KafkaSettings {
         let fetch_wait = limits::KAFKA_FETCH_WAIT_MAX.as_millis().to_string();
         self.preset(&mut config, &["fetch.wait.max.ms"], &fetch_wait);
         self.preset(&mut config, &["check.crcs"], "true");
-        let queue_kbytes = (self.reader_queue_bytes_max / 1024).max(1);
+        let queue_kbytes = (queue_bytes_max / 1024).max(1);
+        // What is fetched at once comes on top of what waits.
+        let fetch = queue_bytes_max.min(limits::BATCH_BYTES_MAX).to_string();
+        self.preset(
+            &mut config,
+            &["max.partition.fetch.bytes", "fetch.message.max.bytes"],
+            &fetch,
+        );
         config
             .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
@@ -245,6 +253,15 @@ impl KafkaSettings {
             .set("queued.max.messages.kbytes", "64")
             .set("queued.min.messages", "1");
         config
+    }
+
+    /// Whether records are made smaller before they are written.
+    pub(super) fn compresses(&self) -> bool {
+        ["compression.codec", "compression.type"].iter().any(|key| {
+            self.properties
+                .get(*key)
+                .is_some_and(|codec| codec != "none")
+        })
     }
 
     fn base(&self, name: &str) -> ClientConfig {
@@ -325,7 +342,7 @@ mod tests {
         // Whatever is set on every client of a kind, whatever the operator says, must be refused.
         for (config, forced) in [
             (
-                settings.reader("r"),
+                settings.reader("r", 1024),
                 &["isolation.level", "auto.offset.reset"][..],
             ),
             (

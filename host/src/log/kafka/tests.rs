@@ -1,8 +1,11 @@
 //! What can be seen without a broker: which settings the built client takes, and what it says when
-//! no broker is there. Everything else runs against a real one, in `tests/tests/log_port.rs`.
+//! no broker is there. Everything else runs against a real one, in `tests/tests/log_port`.
 
 use std::collections::BTreeMap;
 
+use rdkafka::consumer::BaseConsumer;
+
+use super::context::Context;
 use super::*;
 
 fn settings(pairs: &[(&str, &str)]) -> KafkaSettings {
@@ -20,7 +23,9 @@ fn settings(pairs: &[(&str, &str)]) -> KafkaSettings {
 fn make(pairs: &[(&str, &str)]) -> Result<(), LogError> {
     let settings = settings(pairs);
     let log = KafkaLog::new(settings.clone())?;
-    log.reader_set("test")?;
+    let reader = settings.reader("test", settings.reader_queue_bytes_max);
+    let made = reader.create_with_context::<_, BaseConsumer<Context>>(Context::new("test"));
+    made.map_err(|error| error::made(&error))?;
     Writer::new(&settings.writer("test"), "test", Arc::clone(&log.placing))?;
     Writer::new(
         &settings.transactional("test"),

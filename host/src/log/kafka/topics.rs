@@ -27,14 +27,23 @@ use super::{blocking, error};
 /// Between two looks at whether a topic has come or gone.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 
+/// An answer, and when it was given.
+#[derive(Debug, Clone, Copy)]
+struct Known<T> {
+    value: T,
+    asked: Duration,
+}
+
 /// Asks about topics. Cheap to share.
 pub(super) struct Topics {
     client: Arc<Client<BaseConsumer<Context>>>,
     context: Context,
     replication_factor: Option<i32>,
     clock: Clock,
-    /// Numbers of partitions, with when they were asked for.
-    known: Mutex<HashMap<TopicName, (u32, Duration)>>,
+    /// Numbers of partitions.
+    known: Mutex<HashMap<TopicName, Known<u32>>>,
+    /// Largest record batches, in bytes, where the brokers tell.
+    batch_bytes_max: Mutex<HashMap<TopicName, Known<Option<usize>>>>,
 }
 
 impl Topics {
@@ -42,7 +51,7 @@ impl Topics {
     pub(super) fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
         let context = Context::new("topics");
         let consumer: BaseConsumer<Context> = settings
-            .reader("topics")
+            .reader("topics", limits::READER_QUEUE_BYTES_MIN)
             .create_with_context(context.clone())
             .map_err(|error| error::made(&error))?;
         Ok(Self {
@@ -51,13 +60,20 @@ impl Topics {
             replication_factor: settings.replication_factor,
             clock: Clock::system(),
             known: Mutex::new(HashMap::new()),
+            batch_bytes_max: Mutex::new(HashMap::new()),
         })
     }
 
     /// Whether brokers answer.
     pub(super) async fn check(&self) -> Result<(), LogError> {
-        // Every cluster answers about this topic, whether it has it or not.
-        self.describe(&["__consumer_offsets"]).await.map(drop)
+        // Every cluster answers about this topic, whether it has it or shows it or not.
+        match self.describe(&["__consumer_offsets"]).await {
+            Err(LogError::Rejected(why)) => {
+                tracing::trace!("asked for a sign of life: {why}");
+                Ok(())
+            }
+            answer => answer.map(drop),
+        }
     }
 
     /// All topics but those that the brokers keep for themselves, in order of name.
@@ -100,11 +116,8 @@ impl Topics {
 
     /// Number of partitions of a topic, at most [`limits::KAFKA_TOPIC_AGE_MAX`] old.
     pub(super) async fn partitions(&self, name: &TopicName) -> Result<u32, LogError> {
-        let now = self.clock.elapsed();
-        if let Some((partitions, asked)) = self.known.lock().get(name)
-            && now.saturating_sub(*asked) < limits::KAFKA_TOPIC_AGE_MAX
-        {
-            return Ok(*partitions);
+        if let Some(partitions) = self.fresh(&self.known, name, limits::KAFKA_TOPIC_AGE_MAX) {
+            return Ok(partitions);
         }
         let topic = self.one(name).await?;
         topic
@@ -121,9 +134,42 @@ impl Topics {
         }
     }
 
+    /// Largest batch of records that a topic takes, framing included, in bytes, and as it is written
+    /// (compressed, that is); `None` if the brokers do not tell. At most
+    /// [`limits::KAFKA_TOPIC_SETTING_AGE_MAX`] old.
+    pub(super) async fn batch_bytes_max(&self, name: &TopicName) -> Option<usize> {
+        let age_max = limits::KAFKA_TOPIC_SETTING_AGE_MAX;
+        if let Some(known) = self.fresh(&self.batch_bytes_max, name, age_max) {
+            return known;
+        }
+        let (client, asked) = (Arc::clone(&self.client), name.clone());
+        let told = blocking(move || {
+            let within = limits::KAFKA_REQUEST_MAX;
+            Ok(native::topic_setting(
+                &*client,
+                asked.as_str(),
+                "max.message.bytes",
+                within,
+            ))
+        })
+        .await;
+        // Without the right to see a topic's settings the brokers decide record by record.
+        let bytes = match told {
+            Ok(Ok(text)) => text.and_then(|text| text.parse().ok()),
+            Ok(Err((code, why))) => {
+                tracing::debug!(topic = name.as_str(), ?code, "max.message.bytes: {why}");
+                None
+            }
+            Err(_) => None,
+        };
+        self.keep(&self.batch_bytes_max, name, bytes);
+        bytes
+    }
+
     /// Drops what is remembered of a topic: somebody has found it to be wrong.
     pub(super) fn forget(&self, name: &TopicName) {
         self.known.lock().remove(name);
+        self.batch_bytes_max.lock().remove(name);
     }
 
     /// Creates a topic and waits until every partition has a leader.
@@ -352,11 +398,35 @@ impl Topics {
     }
 
     fn remember(&self, name: &TopicName, partitions: u32) {
-        let mut known = self.known.lock();
+        self.keep(&self.known, name, partitions);
+    }
+
+    fn fresh<T: Copy>(
+        &self,
+        known: &Mutex<HashMap<TopicName, Known<T>>>,
+        name: &TopicName,
+        age_max: Duration,
+    ) -> Option<T> {
+        let now = self.clock.elapsed();
+        let known = known.lock();
+        known
+            .get(name)
+            .filter(|known| now.saturating_sub(known.asked) < age_max)
+            .map(|k| k.value)
+    }
+
+    fn keep<T>(&self, known: &Mutex<HashMap<TopicName, Known<T>>>, name: &TopicName, value: T) {
+        let mut known = known.lock();
         if known.len() >= limits::KAFKA_TOPICS_CACHED_MAX {
             known.clear();
         }
-        known.insert(name.clone(), (partitions, self.clock.elapsed()));
+        known.insert(
+            name.clone(),
+            Known {
+                value,
+                asked: self.clock.elapsed(),
+            },
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header as NativeHeader, OwnedHeaders};
@@ -17,16 +17,22 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext
 use rdkafka::{ClientConfig, Message as _};
 use tokio::sync::Notify;
 
+use crate::limits;
 use crate::types::{Offset, Partition, TopicName, TopicPartition};
 
 use super::super::{LogError, NewRecord, Partitioner};
 use super::client::Client;
 use super::context::Context;
+use super::settings::KafkaSettings;
 use super::topics::Topics;
 use super::{error, native};
 
 /// How long a full queue is waited for before it is tried again; a report wakes earlier.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(100);
+
+/// What Kafka's format (version 2) adds at least to a record that is alone in its batch, in bytes: 61
+/// for the batch, 7 for the record.
+const FRAMING_BYTES_MIN: usize = 68;
 
 /// The context of a producer: the common one, and where delivery reports go.
 pub(super) struct WriterContext {
@@ -36,6 +42,8 @@ pub(super) struct WriterContext {
 }
 
 impl ClientContext for WriterContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.common.log(level, facility, message);
     }
@@ -46,6 +54,13 @@ impl ClientContext for WriterContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.common.error(error, reason);
+    }
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.common.generate_oauth_token(config)
     }
 }
 
@@ -151,23 +166,32 @@ pub(super) struct Placed {
 pub(super) struct Placing {
     topics: Arc<Topics>,
     record_bytes_max: usize,
+    /// Then only the brokers can tell whether a record is too large for its topic.
+    compresses: bool,
     /// Where the next record without a key goes.
     round_robin: AtomicU32,
 }
 
 impl Placing {
     /// Places records on topics that are asked for, and refuses larger ones.
-    pub(super) fn new(topics: Arc<Topics>, record_bytes_max: usize) -> Self {
+    pub(super) fn new(topics: Arc<Topics>, settings: &KafkaSettings) -> Self {
         Self {
             topics,
-            record_bytes_max,
+            record_bytes_max: settings.record_bytes_max,
+            compresses: settings.compresses(),
             round_robin: AtomicU32::new(0),
         }
     }
 
-    /// Largest record.
-    pub(super) fn record_bytes_max(&self) -> usize {
+    /// Largest record that a topic takes, in bytes of key, value and headers.
+    async fn record_bytes_max(&self, topic: &TopicName) -> usize {
+        let batch = self
+            .topics
+            .batch_bytes_max(topic)
+            .await
+            .unwrap_or(usize::MAX);
         self.record_bytes_max
+            .min(batch.saturating_sub(FRAMING_BYTES_MIN))
     }
 
     /// Checks every record: its topic and partition exist, and it is not too large.
@@ -177,16 +201,20 @@ impl Placing {
     ) -> Result<Vec<Placed>, LogError> {
         let mut placed = Vec::new();
         for (index, (topic, record)) in records.into_iter().enumerate() {
+            let partitions = self.topics.partitions(&topic).await?;
             let bytes = bytes_of(&record);
-            if bytes > self.record_bytes_max {
-                let bytes_max = self.record_bytes_max;
+            let questioned = bytes > limits::KAFKA_RECORD_UNQUESTIONED_BYTES_MAX;
+            let bytes_max = match questioned && !self.compresses {
+                true => self.record_bytes_max(&topic).await,
+                false => self.record_bytes_max,
+            };
+            if bytes > bytes_max {
                 return Err(LogError::RecordTooLarge {
                     index,
                     bytes,
                     bytes_max,
                 });
             }
-            let partitions = self.topics.partitions(&topic).await?;
             let partition = match (record.partition, &record.key) {
                 (Some(partition), _) => partition,
                 (None, Some(key)) => Partitioner::Murmur2.partition(key, partitions),
@@ -308,7 +336,7 @@ impl Writer {
         if failures.is_empty() {
             return places.into_iter().map(known_place).collect();
         }
-        Err(self.failure(records, places.is_empty(), &failures))
+        Err(self.failure(records, places.is_empty(), &failures).await)
     }
 
     /// Gives one record to librdkafka; waits while its queue is full.
@@ -336,7 +364,7 @@ impl Writer {
     }
 
     /// One error for all that failed; none of it is called unwritten unless all of it is.
-    fn failure(
+    async fn failure(
         &self,
         records: &[Placed],
         none_written: bool,
@@ -352,11 +380,17 @@ impl Writer {
         let unwritten = none_written && failures.iter().all(|(_, each)| !each.perhaps_written);
         match error::kind(failure.code) {
             error::Kind::Missing if unwritten => LogError::UnknownTopic(placed.topic.clone()),
-            error::Kind::TooLarge if unwritten => LogError::RecordTooLarge {
-                index,
-                bytes: bytes_of(&placed.record),
-                bytes_max: self.placing.record_bytes_max(),
-            },
+            error::Kind::TooLarge if unwritten => {
+                let bytes = bytes_of(&placed.record);
+                let most = self.placing.record_bytes_max(&placed.topic).await;
+                // Its framing is what was too much.
+                let bytes_max = most.min(bytes.saturating_sub(1));
+                LogError::RecordTooLarge {
+                    index,
+                    bytes,
+                    bytes_max,
+                }
+            }
             _ => {
                 let what = format!("writing to '{}'", placed.topic);
                 self.explain(error::written(failure.code, !unwritten, &what))

@@ -13,7 +13,7 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -173,7 +173,7 @@ fn wait(mut done: oneshot::Receiver<()>, at_most: Duration) -> bool {
     let mut context = std::task::Context::from_waker(&waker);
     let clock = Clock::system();
     loop {
-        if let Poll::Ready(_) = Pin::new(&mut done).poll(&mut context) {
+        if Pin::new(&mut done).poll(&mut context).is_ready() {
             return true;
         }
         let left = at_most.saturating_sub(clock.elapsed());
@@ -235,6 +235,8 @@ impl MemberContext {
 }
 
 impl ClientContext for MemberContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.common.log(level, facility, message);
     }
@@ -245,6 +247,13 @@ impl ClientContext for MemberContext {
 
     fn error(&self, error: KafkaError, reason: &str) {
         self.common.error(error, reason);
+    }
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.common.generate_oauth_token(config)
     }
 }
 

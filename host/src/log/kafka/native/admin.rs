@@ -1,5 +1,5 @@
-//! Admin requests through any client: describing, creating, growing and deleting topics. They block; the
-//! topics module runs them where that is allowed.
+//! Admin requests through any client: describing, creating, growing and deleting topics, and their
+//! settings. They block; the topics module runs them where that is allowed.
 //!
 //! They go through the client that also asks for offsets, not through an admin client of its own:
 //! one connection less, and its events (a token that must be renewed) are served already.
@@ -303,6 +303,56 @@ pub(in super::super) fn delete_topic(
         let topics = sys::rd_kafka_DeleteTopics_result_topics(result, &raw mut count);
         first_result(topics, count)
     }
+}
+
+/// One setting of a topic; `None` if the brokers do not tell it.
+pub(in super::super) fn topic_setting(
+    client: &impl NativeHandle,
+    name: &str,
+    setting: &str,
+    timeout: Duration,
+) -> Result<Option<String>, Refusal> {
+    use sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
+    let topic = c_text(name)?;
+    let request = Request::new(client, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS, timeout);
+    // SAFETY: the name is alive during the calls, which copy it; the resource is destroyed once.
+    unsafe {
+        let kind = sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+        let mut resource = sys::rd_kafka_ConfigResource_new(kind, topic.as_ptr());
+        sys::rd_kafka_DescribeConfigs(
+            client.native(),
+            &raw mut resource,
+            1,
+            request.options,
+            request.queue.queue.as_ptr(),
+        );
+        sys::rd_kafka_ConfigResource_destroy(resource);
+    }
+    let answer = request.answer()?;
+    // SAFETY: the answer is one of DescribeConfigs, and alive while its parts are read.
+    unsafe {
+        let result = sys::rd_kafka_event_DescribeConfigs_result(answer.0.as_ptr());
+        let mut count = 0;
+        let resources = sys::rd_kafka_DescribeConfigs_result_resources(result, &raw mut count);
+        if count == 0 {
+            return Ok(None);
+        }
+        let resource = *resources;
+        let code = sys::rd_kafka_ConfigResource_error(resource);
+        if code != NO_ERROR {
+            let why = text(sys::rd_kafka_ConfigResource_error_string(resource));
+            return Err((code.into(), why));
+        }
+        let entries = sys::rd_kafka_ConfigResource_configs(resource, &raw mut count);
+        for index in 0..count {
+            let entry = *entries.add(index);
+            if text(sys::rd_kafka_ConfigEntry_name(entry)) == setting {
+                let value = sys::rd_kafka_ConfigEntry_value(entry);
+                return Ok((!value.is_null()).then(|| text(value)));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// # Safety

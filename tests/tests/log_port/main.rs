@@ -1,0 +1,8 @@
+//! The contract of the log port, held against both adapters: the same assertions run on the embedded
+//! log and on a real Kafka broker (`contract`), and what only a cluster can do to a host follows
+//! (`cluster`, `secured`). These scenarios call the host's library: the port is not visible from outside.
+
+mod bed;
+mod cluster;
+mod contract;
+mod secured;
