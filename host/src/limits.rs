@@ -27,6 +27,8 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub const BATCH_STATE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Most bytes that wait in front of one partition's worker.
 pub const READER_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What every partition's queue may hold, however many there are.
+pub const READER_QUEUE_BYTES_MIN: usize = 256 * 1024;
 /// Most bytes that wait in front of all workers of a host.
 pub const READER_QUEUES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -112,6 +114,10 @@ pub const STATE_MERGE_COMMITS: usize = 16;
 pub const STATE_UNMERGED_COMMITS_MAX: usize = 128;
 /// How long one merge may take before it is put off; it goes on from there the next time.
 pub const STATE_MERGE_MAX: Duration = Duration::from_secs(60);
+/// Merges that run at the same time in a host; the others wait.
+pub const STATE_MERGES_CONCURRENT_MAX: usize = 2;
+/// Bytes that a merge reads ahead from each of the files it merges.
+pub const STATE_MERGE_READ_BYTES: usize = 256 * 1024;
 /// Commits of one store between two collections of what is no longer referenced.
 pub const STATE_COLLECT_COMMITS: u64 = 64;
 /// How long replaced states stay readable for reads that began before they were replaced.
@@ -240,6 +246,10 @@ pub const KAFKA_FETCH_WAIT_MAX: Duration = Duration::from_millis(250);
 pub const KAFKA_LEAVE_MAX: Duration = Duration::from_secs(5);
 /// Age from which on the number of a topic's partitions is asked for again.
 pub const KAFKA_TOPIC_AGE_MAX: Duration = Duration::from_secs(1);
+/// Age from which on a topic's largest record is asked for again.
+pub const KAFKA_TOPIC_SETTING_AGE_MAX: Duration = Duration::from_secs(60);
+/// Records up to this size are written without asking whether their topic takes them.
+pub const KAFKA_RECORD_UNQUESTIONED_BYTES_MAX: usize = 256 * 1024;
 /// Most topics whose number of partitions is remembered.
 pub const KAFKA_TOPICS_CACHED_MAX: usize = 1_024;
 /// Bytes that wait to be written by one Kafka producer.
@@ -258,6 +268,7 @@ pub const ASSIGNMENT_CHANGES_MAX: usize = 64;
 
 const _: () = {
     assert!(BATCH_BYTES_MAX <= READER_QUEUE_BYTES_MAX);
+    assert!(READER_QUEUE_BYTES_MIN <= READER_QUEUE_BYTES_MAX);
     assert!(READER_QUEUE_BYTES_MAX <= READER_QUEUES_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= RECORD_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= APPEND_BODY_BYTES_MAX);
@@ -286,6 +297,8 @@ const _: () = {
     assert!(CLIENT_APPEND_RECORDS_MAX <= APPEND_RECORDS_MAX);
     assert!(CLIENT_APPEND_BYTES_MAX + RECORD_BYTES_MAX <= APPEND_BODY_BYTES_MAX);
     assert!(STATE_MERGE_COMMITS < STATE_UNMERGED_COMMITS_MAX);
+    // What one merge holds of the files it reads from.
+    assert!(STATE_UNMERGED_COMMITS_MAX * STATE_MERGE_READ_BYTES <= DIRTY_BYTES_MAX);
     // A scan or a read is over long before what it reads from is collected.
     assert!(STATE_CALL_MAX.as_millis() < STATE_GARBAGE_AGE.as_millis());
     assert!(SESSION_TIMEOUT.as_millis() * 10 < STATE_MANIFEST_AGE.as_millis());
