@@ -314,6 +314,11 @@ mod tests {
         Cli::try_parse_from(line.split(' ')).map(|cli| cli.command)
     }
 
+    fn pairs(of: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        of.iter().map(owned).collect()
+    }
+
     #[test]
     fn the_definition_is_sound() {
         Cli::command().debug_assert();
@@ -326,11 +331,8 @@ mod tests {
         let Ok(Command::Plugin(PluginCommand::Deploy(args))) = parse(line) else {
             panic!()
         };
-        assert_eq!(args.topics, [("flights".into(), "prod.flights".into())]);
-        assert_eq!(
-            args.parameters,
-            [("k".into(), "v=w".into()), ("x".into(), String::new())]
-        );
+        assert_eq!(args.topics, pairs(&[("flights", "prod.flights")]));
+        assert_eq!(args.parameters, pairs(&[("k", "v=w"), ("x", "")]));
         assert_eq!(
             (args.name.unwrap().as_str(), args.client.url.as_str()),
             ("b", "http://h:1")

@@ -100,15 +100,20 @@ impl ClientError {
     }
 }
 
-/// A problem document for people: title, detail, and every fault on a line of its own.
+/// A problem document for people: title and detail, or every fault on a line of its own.
 fn shown(problem: &Value) -> String {
     let part = |name: &str| problem[name].as_str().unwrap_or_default();
+    let faults = problem["faults"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     let mut text = match (part("title"), part("detail")) {
-        (title, "") => title.to_owned(),
-        (title, detail) => format!("{title}: {detail}"),
+        // The detail of several faults is their list.
+        (title, detail) if faults.is_empty() && !detail.is_empty() => format!("{title}: {detail}"),
+        (title, _) => title.to_owned(),
     };
     let _ = write!(text, " [{}]", part("code"));
-    for fault in problem["faults"].as_array().into_iter().flatten() {
+    for fault in faults {
         let part = |name: &str| fault[name].as_str().unwrap_or_default();
         let _ = write!(text, "\n  - {} [{}]", part("detail"), part("code"));
     }
@@ -275,7 +280,7 @@ mod tests {
     #[test]
     fn a_problem_shows_every_fault() {
         let problem = serde_json::json!({
-            "title": "The component is refused", "detail": "2 faults", "code": "invalid-plugin",
+            "title": "The component is refused", "detail": "build it; x", "code": "invalid-plugin",
             "faults": [{"code": "no-manifest", "detail": "build it"}, {"code": "no-kind", "detail": "x"}]
         });
         let error = ClientError::Refused {
@@ -285,7 +290,7 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "The component is refused: 2 faults [invalid-plugin]\n  - build it [no-manifest]\n  - x [no-kind]"
+            "The component is refused [invalid-plugin]\n  - build it [no-manifest]\n  - x [no-kind]"
         );
         assert_eq!(error.exit(), Exit::Refused);
     }

@@ -108,14 +108,17 @@ fn describe(client: &Client, topic: &str, json: bool) -> anyhow::Result<()> {
 
 fn described(topic: &Value) -> String {
     let mut lines: Vec<String> = ["name", "id", "readers"]
-        .map(|name| format!("{name:<9}{}", field(topic, name)))
+        .map(|name| format!("{name:<12}{}", field(topic, name)))
         .to_vec();
-    let rows: Vec<_> = topic["partitions"]
+    let partitions = topic["partitions"]
         .as_array()
-        .into_iter()
-        .flatten()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let rows: Vec<_> = partitions
+        .iter()
         .map(|partition| ["partition", "start", "end"].map(|name| field(partition, name)))
         .collect();
+    lines.push(format!("{:<12}{}", "partitions", rows.len()));
     lines.push(format!("\n{}", table(["PARTITION", "START", "END"], &rows)));
     lines.join("\n")
 }
@@ -130,9 +133,18 @@ mod tests {
             &json!({"name": "flights", "id": null, "readers": ["a", "b"],
             "partitions": [{"partition": 0, "start": 2, "end": 17}]}),
         );
+        let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
-            text,
-            "name     flights\nid       -\nreaders  a, b\n\nPARTITION  START  END\n0          2      17"
+            lines,
+            [
+                "name        flights",
+                "id          -",
+                "readers     a, b",
+                "partitions  1",
+                "",
+                "PARTITION  START  END",
+                "0          2      17",
+            ]
         );
     }
 }

@@ -41,8 +41,10 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, ConfigError> {
         faults.add("data is empty: name a folder");
     }
     if !raw.kafka.is_empty() && KafkaProperties::new(raw.kafka.clone()).is_none() {
+        let keys: Vec<&str> = raw.kafka.keys().map(String::as_str).collect();
         faults.add(format!(
-            "[kafka] has keys but no \"{}\": set it, or remove the section to use the embedded log",
+            "[kafka] has {} but no \"{}\": set it, or remove the section to use the embedded log",
+            keys.join(", "),
             KafkaProperties::BOOTSTRAP
         ));
     }

@@ -22,7 +22,7 @@ mod units;
 pub use http::{AuthSettings, HttpSettings, Scope, Token, UnknownScope};
 pub use kafka::KafkaProperties;
 pub use sources::{Environment, Flags};
-pub use units::{ByteSize, InvalidUnit, Span};
+pub use units::{ByteSize, InvalidSize};
 
 /// Data folder of a host that is not told another one.
 pub const DATA_DEFAULT: &str = "./foldhost-data";

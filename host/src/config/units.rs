@@ -1,11 +1,9 @@
-//! Sizes and durations as people write them: `256MiB`, `2s`. Used by the configuration; manifests
-//! write theirs the same way.
+//! Sizes as people write them: `256MiB`. Used by the configuration.
 //!
 //! Invariant: what is read back from `Display` is the same value.
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -13,18 +11,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteSize(pub usize);
 
-/// A span of time: `250ms`, `2s`, `5m`, `1h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub Duration);
-
-/// A text that is not a size or a span.
+/// A text that is not a size.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is not a {what}: write {example}")]
-pub struct InvalidUnit {
-    text: String,
-    what: &'static str,
-    example: &'static str,
-}
+#[error("'{0}' is not a size: write a whole number with KiB, MiB or GiB, as in 256MiB")]
+pub struct InvalidSize(String);
 
 const SIZES: [(&str, usize); 7] = [
     ("GiB", 1 << 30),
@@ -36,12 +26,9 @@ const SIZES: [(&str, usize); 7] = [
     ("B", 1),
 ];
 
-/// In milliseconds; `ms` stands before `m` and `s`, which are its letters.
-const SPANS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
-
 impl FromStr for ByteSize {
-    type Err = InvalidUnit;
-    fn from_str(text: &str) -> Result<Self, InvalidUnit> {
+    type Err = InvalidSize;
+    fn from_str(text: &str) -> Result<Self, InvalidSize> {
         let (number, unit) = split(text);
         let factor = match unit {
             "" => Some(1),
@@ -51,11 +38,7 @@ impl FromStr for ByteSize {
                 .map(|(_, factor)| *factor),
         };
         let bytes = factor.and_then(|factor| number.parse::<usize>().ok()?.checked_mul(factor));
-        bytes.map(Self).ok_or_else(|| InvalidUnit {
-            text: text.to_owned(),
-            what: "size",
-            example: "a whole number with KiB, MiB or GiB, as in 256MiB",
-        })
+        bytes.map(Self).ok_or_else(|| InvalidSize(text.to_owned()))
     }
 }
 
@@ -71,39 +54,6 @@ impl fmt::Display for ByteSize {
     }
 }
 
-impl FromStr for Span {
-    type Err = InvalidUnit;
-    fn from_str(text: &str) -> Result<Self, InvalidUnit> {
-        let (number, unit) = split(text);
-        let factor = SPANS
-            .iter()
-            .find(|(name, _)| *name == unit)
-            .map(|(_, factor)| *factor);
-        let millis = factor.and_then(|factor| number.parse::<u64>().ok()?.checked_mul(factor));
-        millis
-            .map(|millis| Self(Duration::from_millis(millis)))
-            .ok_or_else(|| InvalidUnit {
-                text: text.to_owned(),
-                what: "duration",
-                example: "a whole number with ms, s, m or h, as in 2s",
-            })
-    }
-}
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let millis = self.0.as_millis();
-        match SPANS
-            .iter()
-            .rev()
-            .find(|(_, factor)| millis > 0 && millis.is_multiple_of(u128::from(*factor)))
-        {
-            Some((unit, factor)) => write!(f, "{}{unit}", millis / u128::from(*factor)),
-            None => write!(f, "{millis}ms"),
-        }
-    }
-}
-
 /// The number, and the unit behind it.
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
@@ -114,13 +64,13 @@ fn split(text: &str) -> (&str, &str) {
 }
 
 /// A field that may be written as a number or as text with a unit.
-struct NumberOrText(&'static str);
+struct NumberOrText;
 
 impl de::Visitor<'_> for NumberOrText {
     type Value = String;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str("a size, as in \"256MiB\"")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<String, E> {
@@ -136,27 +86,20 @@ impl de::Visitor<'_> for NumberOrText {
     }
 }
 
-macro_rules! as_text {
-    ($name:ident, $expected:literal) => {
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer
-                    .deserialize_any(NumberOrText($expected))?
-                    .parse()
-                    .map_err(de::Error::custom)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-    };
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer
+            .deserialize_any(NumberOrText)?
+            .parse()
+            .map_err(de::Error::custom)
+    }
 }
 
-as_text!(ByteSize, "a size, as in \"256MiB\"");
-as_text!(Span, "a duration, as in \"2s\"");
+impl Serialize for ByteSize {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -185,25 +128,6 @@ mod tests {
             "18446744073709551615KiB",
         ] {
             assert!(bad.parse::<ByteSize>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn spans_read_back() {
-        for (text, millis) in [
-            ("250ms", 250),
-            ("2s", 2_000),
-            ("5m", 300_000),
-            ("1h", 3_600_000),
-            ("0s", 0),
-        ] {
-            let span: Span = text.parse().unwrap();
-            assert_eq!(span.0.as_millis(), millis, "{text}");
-            assert_eq!(span.to_string().parse(), Ok(span));
-        }
-        assert_eq!(Span(Duration::from_millis(1_500)).to_string(), "1500ms");
-        for bad in ["", "2", "s", "1d", "-1s"] {
-            assert!(bad.parse::<Span>().is_err(), "{bad}");
         }
     }
 }

@@ -71,9 +71,8 @@ pub(super) fn built() -> anyhow::Result<Vec<Bundled>> {
 
 /// The folder `plugins` of the clone that `start` lies in.
 fn sources(start: &Path) -> anyhow::Result<PathBuf> {
-    let folders = start.ancestors().map(|folder| folder.join("plugins"));
+    let mut folders = start.ancestors().map(|folder| folder.join("plugins"));
     folders
-        .into_iter()
         .find(|plugins| plugins.join(TRACKER).join("plugin.toml").is_file())
         .with_context(|| {
             format!(

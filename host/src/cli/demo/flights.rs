@@ -161,7 +161,10 @@ impl Flights {
 
 /// Names of the files inside an archive.
 fn names<R: Read + io::Seek>(archive: &zip::ZipArchive<R>) -> zip::result::ZipResult<Vec<String>> {
-    archive.file_names().map(|name| name.map(std::borrow::Cow::into_owned)).collect()
+    archive
+        .file_names()
+        .map(|name| name.map(std::borrow::Cow::into_owned))
+        .collect()
 }
 
 /// Hashes what is read through it.
@@ -291,7 +294,7 @@ mod tests {
         "tailnum,carrier,flight,origin,dest,time_hour,minute,dep_delay,air_time,more";
 
     fn read(rows: &[&str]) -> anyhow::Result<Flights> {
-        let text = [&[HEADER], rows].concat().join("\n");
+        let text = [&[HEADER][..], rows].concat().join("\n");
         Flights::read("test.csv", text.as_bytes())
     }
 

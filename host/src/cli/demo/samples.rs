@@ -9,6 +9,8 @@ use crate::cli::client::Client;
 
 /// Characters of an answer that are shown.
 const ANSWER_CHARS_MAX: usize = 240;
+/// Two days, in milliseconds.
+const LAST_NIGHT_MS: i64 = 2 * 86_400_000;
 /// Environment variable that holds a token, as in every client command.
 const TOKEN: &str = "FOLDHOST_TOKEN";
 
@@ -24,24 +26,25 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// Planes and a window of whole months around the events.
+    /// Planes and a window of whole months around the events, but for those of the last two days:
+    /// what departs in a month's last night lands in the next month.
     pub(super) fn new(planes: Vec<String>, span_ms: Option<(i64, i64)>) -> Self {
         let (first, last) = span_ms.unwrap_or_default();
         Self {
             planes,
             from: month_start(first, 0),
-            to: month_start(last, 1),
+            to: month_start(last - LAST_NIGHT_MS, 1),
         }
     }
 }
 
-/// Midnight UTC at the start of a month, or `months` later, as RFC 3339.
+/// First day of the month of `at_ms`, or of one `months` later, as in `2013-01-01`.
 fn month_start(at_ms: i64, months: i32) -> String {
     use jiff::ToSpan as _;
     let at = jiff::Timestamp::from_millisecond(at_ms).unwrap_or_default();
     let date = at.to_zoned(jiff::tz::TimeZone::UTC).date().first_of_month();
     let date = date.checked_add(months.months()).unwrap_or(date);
-    format!("{date}T00:00:00Z")
+    date.to_string()
 }
 
 /// A question to paste.
@@ -162,10 +165,14 @@ mod tests {
 
     #[test]
     fn the_window_is_of_whole_months() {
-        let span = (at("2013-01-01T10:17:00Z"), at("2013-12-31T23:59:00Z"));
-        let subject = Subject::new(vec![], Some(span));
-        assert_eq!(subject.from, "2013-01-01T00:00:00Z");
-        assert_eq!(subject.to, "2014-01-01T00:00:00Z");
+        let to = |last: &str| {
+            let span = (at("2013-01-01T10:17:00Z"), at(last));
+            let subject = Subject::new(vec![], Some(span));
+            assert_eq!(subject.from, "2013-01-01");
+            subject.to
+        };
+        assert_eq!(to("2013-12-31T23:59:00Z"), "2014-01-01");
+        assert_eq!(to("2013-02-01T09:00:00Z"), "2013-02-01");
     }
 
     #[test]

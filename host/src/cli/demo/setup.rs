@@ -125,21 +125,12 @@ pub(super) async fn plugins(
                 plugin.name, plugin.name
             )),
             Err(problem) => {
-                let context = format!("deploying {}{}", plugin.name, faults(&problem));
+                let context = format!("deploying {}", plugin.name);
                 return Err(anyhow::Error::new(problem).context(context));
             }
         }
     }
     Ok(())
-}
-
-/// The faults of a refused component, one a line.
-fn faults(problem: &Problem) -> String {
-    let members = problem.members.iter().filter(|(name, _)| *name == "faults");
-    let faults = members.flat_map(|(_, value)| value.as_array().into_iter().flatten());
-    faults
-        .map(|fault| format!("\n  - {}", output::field(fault, "detail")))
-        .collect()
 }
 
 /// Names of the plugins that read the flights.
@@ -225,7 +216,7 @@ mod tests {
         topics(&log, &clock, &names, never).await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn what_may_pass_is_tried_again_and_nothing_else() {
         let clock = Clock::manual(0, 1);
         let tries = Cell::new(0);

@@ -3,11 +3,13 @@
 //! Invariant: memory is bounded by one append, whatever comes in; a line number in a message counts
 //! from the first line of the input.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, IsTerminal as _, Read as _};
 
 use anyhow::Context as _;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use crate::cli::args::ProduceArgs;
@@ -88,6 +90,36 @@ struct Chunk {
     records: usize,
 }
 
+impl Chunk {
+    /// What is sent. Records as `consume` prints them say where they were, which an append does not
+    /// take: the offset is left out. Every other byte stays as it is, malformed lines included, whose
+    /// faults the host tells.
+    fn body(&self) -> String {
+        const NAME: &str = "\"offset\"";
+        if !self.text.contains(NAME) {
+            return self.text.clone();
+        }
+        let mut body = String::with_capacity(self.text.len());
+        for line in self.text.split_inclusive('\n') {
+            match without_offset(line) {
+                Some(record) => {
+                    body.push_str(&record);
+                    body.push('\n');
+                }
+                None => body.push_str(line),
+            }
+        }
+        body
+    }
+}
+
+/// A record without its field `offset`; `None` if it has none, or is no record.
+fn without_offset(line: &str) -> Option<String> {
+    let mut record: BTreeMap<String, &RawValue> = serde_json::from_str(line).ok()?;
+    record.remove("offset")?;
+    serde_json::to_string(&record).ok()
+}
+
 /// The next lines, as many as go into one append; `None` at the end. Empty lines are kept, so that
 /// line numbers stay right.
 fn next_chunk(input: &mut impl BufRead) -> anyhow::Result<Option<Chunk>> {
@@ -147,7 +179,7 @@ impl Writer<'_> {
             .url(&["v1", "topics", self.args.topic.as_str(), "records"], &[]);
         let request = self.client.request(Method::POST, url);
         let request = request.header(CONTENT_TYPE, "application/x-ndjson");
-        self.client.send(request.body(chunk.text.clone()))
+        self.client.send(request.body(chunk.body()))
     }
 
     fn print(&self, answer: &Answer, records: usize) -> anyhow::Result<()> {
@@ -208,6 +240,22 @@ mod tests {
         assert_eq!(record, json!({"key": "k", "value": null}));
         assert!(one_record(&args("")).unwrap().is_none());
         assert!(one_record(&args("--key k")).is_err());
+    }
+
+    #[test]
+    fn what_consume_prints_is_taken_without_its_offset() {
+        let text = "{\"offset\":7,\"partition\":1,\"value\":{\"offset\": 1.50}}\n\n\
+                    {\"value\":{\"offset\": 2.50}}\nbroken \"offset\"";
+        let chunk = Chunk {
+            text: text.to_owned(),
+            lines: 4,
+            records: 3,
+        };
+        assert_eq!(
+            chunk.body(),
+            "{\"partition\":1,\"value\":{\"offset\": 1.50}}\n\n\
+             {\"value\":{\"offset\": 2.50}}\nbroken \"offset\""
+        );
     }
 
     #[test]

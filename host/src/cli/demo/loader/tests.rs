@@ -106,7 +106,8 @@ async fn another_data_set_is_refused() {
         .step()
         .await
         .unwrap();
-    let file = folder.path().join("other.csv");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let file = elsewhere.path().join("other.csv");
     let text = "tailnum,carrier,flight,origin,dest,time_hour,minute,dep_delay,air_time\n\
                 N1,UA,1,A,B,2013-01-01T10:00:00Z,30,0,30\n";
     std::fs::write(&file, text).unwrap();
