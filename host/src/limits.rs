@@ -261,7 +261,7 @@ pub const KAFKA_READER_QUEUE_RECORDS_MAX: usize = 20_000;
 pub const KAFKA_RECORD_OVERHEAD_BYTES_MAX: usize = 64 * 1024;
 /// Events of one Kafka client that are served before other tasks get their turn.
 pub const KAFKA_EVENTS_SERVED_MAX: usize = 256;
-/// Records that one call takes from a Kafka partition queue.
+/// Records that one step takes from, or gives to, a Kafka client before other tasks get their turn.
 pub const KAFKA_RECORDS_TAKEN_MAX: usize = 1_024;
 /// Changes of an assignment that wait to be taken from a membership.
 pub const ASSIGNMENT_CHANGES_MAX: usize = 64;

@@ -313,6 +313,10 @@ impl Writer {
                 refused = Some((index, code));
                 break;
             }
+            // A long write is one among many tasks.
+            if index % limits::KAFKA_RECORDS_TAKEN_MAX == limits::KAFKA_RECORDS_TAKEN_MAX - 1 {
+                tokio::task::yield_now().await;
+            }
         }
         let mut places = Vec::with_capacity(records.len());
         let mut failures = Vec::new();
