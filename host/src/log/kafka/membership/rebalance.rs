@@ -8,7 +8,7 @@ use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Wake, Waker};
+use std::task::{Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
