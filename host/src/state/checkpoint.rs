@@ -56,14 +56,17 @@ struct LastRecordV1 {
     hash: u64,
 }
 
-/// Bytes of a state as a store keeps them.
-pub(super) fn encode_state(state: &KeyState) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(STATE_HEADER_BYTES + state.state.len());
-    bytes.put_u8(VERSION);
-    bytes.put_u64(state.changed_at.0);
-    bytes.put_i64(state.changed_at_ms);
-    bytes.put_slice(&state.state);
-    bytes.freeze()
+/// How many bytes [`encode_state`] appends.
+pub(super) fn encoded_state_bytes(state: &KeyState) -> usize {
+    STATE_HEADER_BYTES + state.state.len()
+}
+
+/// Appends a state as a store keeps it.
+pub(super) fn encode_state(state: &KeyState, into: &mut BytesMut) {
+    into.put_u8(VERSION);
+    into.put_u64(state.changed_at.0);
+    into.put_i64(state.changed_at_ms);
+    into.put_slice(&state.state);
 }
 
 /// The state in `bytes`; its own bytes are shared, not copied.
@@ -168,6 +171,13 @@ mod tests {
         \x30\x0c\x38\x01\x42\x10\
         \x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x48\x04";
 
+    fn encoded(state: &KeyState) -> Bytes {
+        let mut bytes = BytesMut::new();
+        encode_state(state, &mut bytes);
+        assert_eq!(bytes.len(), encoded_state_bytes(state));
+        bytes.freeze()
+    }
+
     fn state() -> KeyState {
         KeyState {
             state: Bytes::from_static(b"state"),
@@ -196,7 +206,7 @@ mod tests {
 
     #[test]
     fn version_1_is_written_and_read_as_ever() {
-        assert_eq!(encode_state(&state()), STATE_V1);
+        assert_eq!(encoded(&state()), STATE_V1);
         assert_eq!(
             decode_state(&Bytes::from_static(STATE_V1)).unwrap(),
             state()
@@ -223,7 +233,7 @@ mod tests {
             state: Bytes::new(),
             ..state()
         };
-        assert_eq!(decode_state(&encode_state(&state)).unwrap(), state);
+        assert_eq!(decode_state(&encoded(&state)).unwrap(), state);
     }
 
     #[test]

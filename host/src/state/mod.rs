@@ -133,7 +133,8 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
     /// [`StateError::Fenced`] when a later opener has the store: nothing was written.
     async fn commit(&self, commit: Commit) -> Result<(), StateError>;
 
-    /// Merges and collects what earlier commits left, if worth while. Never during a commit.
+    /// Merges and collects what earlier commits left, if worth while: from nothing at all to seconds.
+    /// It may run beside reads and commits; a second call beside the first does nothing.
     ///
     /// # Errors
     /// Any [`StateError`]; nothing is lost by it.

@@ -24,8 +24,9 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use slatedb::db_cache::DbCache;
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
-use slatedb::{CloseReason, ErrorKind, Settings};
+use slatedb::{BlockCachePolicy, CacheTarget, CloseReason, ErrorKind, Settings};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::gate::Gate;
@@ -81,6 +82,7 @@ pub struct SlateStore {
     objects: Arc<dyn ObjectStore>,
     settings: Arc<SlateSettings>,
     cache: Arc<dyn DbCache>,
+    merges: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -105,6 +107,7 @@ impl SlateStore {
             objects,
             settings: Arc::new(settings),
             cache: Arc::new(MokaCache::new_with_opts(options)),
+            merges: Arc::new(Semaphore::new(limits::STATE_MERGES_CONCURRENT_MAX)),
             runtime,
         }
     }
@@ -116,6 +119,11 @@ impl SlateStore {
         let opening = slatedb::Db::builder(path.clone(), Arc::new(gate.clone()))
             .with_settings(database_settings())
             .with_db_cache(Arc::clone(&self.cache), cache_scope)
+            // What was just committed is in the caller's memory: caching it again costs both.
+            .with_block_cache_policy(
+                BlockCachePolicy::default()
+                    .with_flush_targets(&[CacheTarget::Index, CacheTarget::Filters]),
+            )
             .build();
         let opened = tokio::select! {
             biased;
@@ -124,12 +132,7 @@ impl SlateStore {
             () = tokio::time::sleep(limits::STATE_CALL_MAX) => Err(no_answer(&gate)),
         };
         match opened {
-            Ok(db) => {
-                let (settings, runtime) = (self.settings, self.runtime);
-                Ok(Box::new(SlatePartition::new(
-                    id, path, db, gate, settings, runtime,
-                )))
-            }
+            Ok(db) => Ok(Box::new(SlatePartition::new(id, path, db, gate, self))),
             Err(error) => {
                 gate.shut();
                 Err(error)

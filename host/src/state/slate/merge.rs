@@ -23,7 +23,7 @@ use slatedb::config::{
     GarbageCollectorOptions,
 };
 use slatedb::manifest::VersionedManifest;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::gate::Gate;
 use super::{FILTER_KEYS_MIN, SlateSettings};
@@ -41,6 +41,8 @@ pub(super) struct Upkeep {
     path: Path,
     gate: Gate,
     settings: Arc<SlateSettings>,
+    /// Shared by all stores of a host.
+    merges: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Upkeep {
@@ -52,11 +54,17 @@ impl fmt::Debug for Upkeep {
 }
 
 impl Upkeep {
-    pub(super) fn new(path: Path, gate: Gate, settings: Arc<SlateSettings>) -> Self {
+    pub(super) fn new(
+        path: Path,
+        gate: Gate,
+        settings: Arc<SlateSettings>,
+        merges: Arc<Semaphore>,
+    ) -> Self {
         Self {
             path,
             gate,
             settings,
+            merges,
         }
     }
 
@@ -64,6 +72,7 @@ impl Upkeep {
     ///
     /// `epoch` is the merger's epoch in the manifest: whoever merged since then fences this one.
     pub(super) async fn merge(&self, epoch: u64) -> Result<(), slatedb::Error> {
+        let _turn = self.merges.acquire().await;
         let (plan, mut stage) = watch::channel(Stage::Planning);
         let compactor = CompactorBuilder::new(self.path.clone(), Arc::new(self.gate.clone()))
             .with_options(self.compactor_options())
@@ -127,6 +136,8 @@ impl Upkeep {
                 compactions_poll_interval: POLL_INTERVAL,
                 heartbeat_interval: HEARTBEAT_INTERVAL,
                 max_sst_size: RUN_FILE_BYTES_MAX,
+                bytes_to_fetch: limits::STATE_MERGE_READ_BYTES,
+                max_fetch_tasks: 1,
                 // One merge never takes more than one core.
                 max_subcompactions: 1,
                 min_filter_keys: FILTER_KEYS_MIN,

@@ -2,7 +2,8 @@
 //!
 //! Invariants: reads see what is durable, never a commit that may still fail; at most one commit
 //! that failed waits inside SlateDB, and nothing new is written before it; nothing is collected
-//! while a commit is under way. A key's first byte keeps the checkpoint apart from the states, so
+//! while a commit is under way. Upkeep may run beside reads and commits. Locks are taken in the
+//! order `maintaining`, `writing`. A key's first byte keeps the checkpoint apart from the states, so
 //! that states are scanned in order of key.
 
 use std::cmp::Ordering;
@@ -13,17 +14,20 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use object_store::path::Path;
-use slatedb::config::CloseOptions;
-use slatedb::config::{DurabilityLevel, FlushOptions, FlushType, ReadOptions, ScanOptions};
+use slatedb::config::{
+    CloseOptions, DurabilityLevel, FlushOptions, FlushType, ReadOptions, ScanOptions,
+};
 use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::gate::Gate;
 use super::merge::Upkeep;
-use super::{SlateSettings, fault, no_answer, on};
+use super::{SlateSettings, SlateStore, fault, no_answer, on};
 use crate::limits;
-use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint, encode_state};
+use crate::state::checkpoint::{
+    decode_checkpoint, decode_state, encode_checkpoint, encode_state, encoded_state_bytes,
+};
 use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError, StoreId};
 
 const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
@@ -68,15 +72,14 @@ impl fmt::Debug for SlatePartition {
 }
 
 impl SlatePartition {
-    pub(super) fn new(
-        id: StoreId,
-        path: Path,
-        db: Db,
-        gate: Gate,
-        settings: Arc<SlateSettings>,
-        runtime: Handle,
-    ) -> Self {
-        let upkeep = Upkeep::new(path, gate.clone(), Arc::clone(&settings));
+    pub(super) fn new(id: StoreId, path: Path, db: Db, gate: Gate, host: SlateStore) -> Self {
+        let SlateStore {
+            settings,
+            runtime,
+            merges,
+            ..
+        } = host;
+        let upkeep = Upkeep::new(path, gate.clone(), Arc::clone(&settings), merges);
         let commits = settings.collect_commits;
         let writing = Mutex::new(Writing {
             unflushed: false,
@@ -199,10 +202,14 @@ impl Open {
     }
 
     async fn commit(&self, commit: Commit) -> Result<(), StateError> {
-        let mut writing = self.writing.lock().await;
-        if self.db.manifest().l0().len() >= limits::STATE_UNMERGED_COMMITS_MAX {
-            self.merge().await?;
+        if self.unmerged_commits() >= limits::STATE_UNMERGED_COMMITS_MAX {
+            // Whoever is merging already may be enough.
+            let _alone = self.maintaining.lock().await;
+            if self.unmerged_commits() >= limits::STATE_UNMERGED_COMMITS_MAX {
+                self.merge().await?;
+            }
         }
+        let mut writing = self.writing.lock().await;
         let batch = batch_of(commit);
         let flush = FlushOptions {
             flush_type: FlushType::MemTable,
@@ -230,7 +237,7 @@ impl Open {
         if !std::mem::take(&mut self.writing.lock().await.changed) {
             return Ok(());
         }
-        if self.db.manifest().l0().len() >= self.settings.merge_commits {
+        if self.unmerged_commits() >= self.settings.merge_commits {
             self.merge().await?;
         }
         let mut writing = self.writing.lock().await;
@@ -249,8 +256,17 @@ impl Open {
             .upkeep
             .merge(self.db.manifest().compactor_epoch())
             .await;
-        merged.map_err(|error| self.fault(&error))?;
-        self.answered(self.db.refresh_manifest()).await
+        // Says also whether a later owner has the store by now.
+        self.answered(self.db.refresh_manifest()).await?;
+        match merged {
+            // Somebody who had the store before merged at the same time: nothing is lost.
+            Err(error) if error.kind() == ErrorKind::Closed(CloseReason::Fenced) => Ok(()),
+            merged => merged.map_err(|error| self.fault(&error)),
+        }
+    }
+
+    fn unmerged_commits(&self) -> usize {
+        self.db.manifest().l0().len()
     }
 
     async fn close(&self) {
@@ -316,16 +332,26 @@ impl Open {
     }
 }
 
+/// All states of a commit lie in one allocation, which goes when they are flushed. Not so the keys:
+/// SlateDB keeps the first and the last of a file for as long as the file is in use.
 fn batch_of(commit: Commit) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.put_bytes(
         Bytes::from_static(CHECKPOINT_KEY),
         encode_checkpoint(&commit.checkpoint),
     );
-    for (key, state) in commit.changes {
+    let states = commit
+        .changes
+        .iter()
+        .filter_map(|(_, state)| state.as_ref());
+    let mut bytes = BytesMut::with_capacity(states.map(encoded_state_bytes).sum());
+    for (key, state) in &commit.changes {
         match state {
-            Some(state) => batch.put_bytes(state_key(&key), encode_state(&state)),
-            None => batch.delete(state_key(&key)),
+            Some(state) => {
+                encode_state(state, &mut bytes);
+                batch.put_bytes(state_key(key), bytes.split().freeze());
+            }
+            None => batch.delete(state_key(key)),
         }
     }
     batch

@@ -271,6 +271,34 @@ async fn commits_go_on_without_upkeep() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn upkeep_runs_beside_commits() {
+    let settings = SlateSettings {
+        merge_commits: 2,
+        collect_commits: 2,
+        garbage_age: Duration::ZERO,
+        manifest_age: Duration::ZERO,
+        ..SlateSettings::default()
+    };
+    let store = store_in(Arc::new(InMemory::new()), settings);
+    let open: Arc<dyn PartitionStore> = store.open(&id()).await.unwrap().into();
+    let mut upkeep = tokio::task::JoinSet::new();
+    for next in 1..=100 {
+        open.commit(commit(next, &[("a", Some("x"))]))
+            .await
+            .unwrap();
+        let open = Arc::clone(&open);
+        upkeep.spawn(async move { open.maintain().await });
+    }
+    for ended in upkeep.join_all().await {
+        ended.unwrap();
+    }
+    open.close().await;
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(open.get(b"a").await.unwrap(), Some(state("x", 100)));
+    assert_eq!(open.checkpoint().await.unwrap(), Some(checkpoint(100)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_caller_on_another_runtime_is_served() {
     let store = store();
     let caller = std::thread::spawn(move || {
