@@ -8,10 +8,9 @@
 pub mod error;
 pub mod limits;
 pub mod types;
-// Layer 1: configuration, time, telemetry, tasks.
+// Layer 1: configuration, time, telemetry.
 pub mod clock;
 pub mod config;
-pub mod task;
 pub mod telemetry;
 // Layers 2 and 3: ports and their adapters.
 pub mod log;

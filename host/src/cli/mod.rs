@@ -33,7 +33,11 @@ pub fn main() -> ExitCode {
         Err(error) => {
             // Help and version are asked for; nobody has to read them.
             let _ = error.print();
-            return if error.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+            return if error.use_stderr() {
+                Exit::Usage.into()
+            } else {
+                Exit::Done.into()
+            };
         }
     };
     match run(cli.command) {

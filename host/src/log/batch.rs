@@ -53,11 +53,13 @@ impl<'a> RecordRef<'a> {
     /// The record's headers, in order.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = HeaderRef<'a>> + use<'a> {
         let batch = self.batch;
-        batch.headers[batch.entries[self.index].headers.clone()].iter().map(|header| {
-            let name = std::str::from_utf8(&batch.data[header.name.clone()])
-                .expect("names are pushed as str");
-            (name, header.value.clone().map(|range| &batch.data[range]))
-        })
+        batch.headers[batch.entries[self.index].headers.clone()]
+            .iter()
+            .map(|header| {
+                let name = std::str::from_utf8(&batch.data[header.name.clone()])
+                    .expect("names are pushed as str");
+                (name, header.value.clone().map(|range| &batch.data[range]))
+            })
     }
 }
 
@@ -93,7 +95,13 @@ impl RecordBatch {
             self.headers.push(HeaderEntry { name, value });
         }
         let headers = headers_from..self.headers.len();
-        self.entries.push(Entry { offset, timestamp_ms, key, value, headers });
+        self.entries.push(Entry {
+            offset,
+            timestamp_ms,
+            key,
+            value,
+            headers,
+        });
     }
 
     /// How many records.
@@ -157,13 +165,25 @@ mod tests {
     #[test]
     fn a_batch_gives_back_what_was_pushed() {
         let mut batch = RecordBatch::new();
-        batch.push(Offset(3), 10, Some(b"k"), None, [("a", Some(&b"1"[..])), ("b", None)]);
+        batch.push(
+            Offset(3),
+            10,
+            Some(b"k"),
+            None,
+            [("a", Some(&b"1"[..])), ("b", None)],
+        );
         batch.push(Offset(7), 11, None, Some(b""), []);
         let first = batch.get(0);
         assert_eq!((first.key, first.value), (Some(&b"k"[..]), None));
-        assert_eq!(first.headers().collect::<Vec<_>>(), [("a", Some(&b"1"[..])), ("b", None)]);
+        assert_eq!(
+            first.headers().collect::<Vec<_>>(),
+            [("a", Some(&b"1"[..])), ("b", None)]
+        );
         let second = batch.get(1);
-        assert_eq!((second.key, second.value, second.headers().len()), (None, Some(&b""[..]), 0));
+        assert_eq!(
+            (second.key, second.value, second.headers().len()),
+            (None, Some(&b""[..]), 0)
+        );
         batch.clear();
         assert!(batch.is_empty() && batch.bytes() == 0);
     }

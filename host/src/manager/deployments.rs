@@ -51,7 +51,10 @@ impl Deployment {
 }
 
 /// A manifest's inputs with a mapping applied.
-pub(super) fn resolve_inputs(manifest: &Manifest, topics: &BTreeMap<String, TopicName>) -> Vec<Input> {
+pub(super) fn resolve_inputs(
+    manifest: &Manifest,
+    topics: &BTreeMap<String, TopicName>,
+) -> Vec<Input> {
     let mut inputs = manifest.inputs.clone();
     for input in &mut inputs {
         if let Some(topic) = topics.get(&input.name) {
@@ -199,7 +202,10 @@ impl Deployments {
 }
 
 /// There is no plugin of this name; says which there are.
-pub(super) fn unknown_plugin<'n>(name: &str, known: impl Iterator<Item = &'n PluginName>) -> Problem {
+pub(super) fn unknown_plugin<'n>(
+    name: &str,
+    known: impl Iterator<Item = &'n PluginName>,
+) -> Problem {
     let known: Vec<_> = known.take(20).map(PluginName::as_str).collect();
     let known = if known.is_empty() {
         "nothing is deployed yet: `foldhost plugin deploy FILE`".to_owned()

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::deployments::{Body, Verdict};
@@ -91,12 +92,19 @@ async fn follow_once(
     loop {
         match reader.read(&mut batch, limits).await? {
             Read::Records => {
+                let mut answers = Vec::new();
                 for record in batch.iter() {
-                    fold(manager, record.offset, record.value.unwrap_or_default())?;
+                    let value = record.value.unwrap_or_default();
+                    answers.extend(fold(manager, record.offset, value)?);
                 }
                 batch.clear();
                 if manager.readiness.read().following.is_ok() {
                     running.reconcile(manager);
+                }
+                // What was decided is there when whoever asked hears of it. They may have gone away
+                // meanwhile; the decision stands.
+                for (waiting, verdict) in answers {
+                    let _ = waiting.send(verdict);
                 }
             }
             Read::EndOfPartition => {
@@ -109,7 +117,12 @@ async fn follow_once(
     }
 }
 
-fn fold(manager: &Inner, offset: Offset, value: &[u8]) -> Result<(), FollowError> {
+/// Folds one record; returns its verdict with whoever waits for it on this host.
+fn fold(
+    manager: &Inner,
+    offset: Offset,
+    value: &[u8],
+) -> Result<Option<(oneshot::Sender<Verdict>, Verdict)>, FollowError> {
     let mut next = manager.next.lock();
     if offset < *next {
         return Err(FollowError::WentBack {
@@ -124,14 +137,8 @@ fn fold(manager: &Inner, offset: Offset, value: &[u8]) -> Result<(), FollowError
     }
     let verdict = manager.deployments.write().apply(offset, event);
     *next = offset.next();
-    drop(next);
-    if let Some(waiting) = manager.waiting.lock().remove(&request_id) {
-        // Whoever asked may have gone away meanwhile; the decision stands.
-        let _ = waiting.send(verdict);
-    } else if let Verdict::Refused(problem) = verdict {
-        tracing::debug!(%offset, "refused: {problem}");
-    }
-    Ok(())
+    let waiting = manager.waiting.lock().remove(&request_id);
+    Ok(waiting.map(|waiting| (waiting, verdict)))
 }
 
 /// Gives the cluster an identity if it has none, and compares it with the object store's. `false`

@@ -184,7 +184,14 @@ impl Manager {
             stop: CancellationToken::new(),
             follower: Mutex::new(None),
         });
-        let follower = tokio::spawn(follow::follow(inner.clone(), inner.stop.clone()));
+        let following = tokio::spawn(follow::follow(inner.clone(), inner.stop.clone()));
+        let died = inner.died.clone();
+        // Without its follower the host would run on and hear of nothing: its death is the host's.
+        let follower = tokio::spawn(async move {
+            if let Err(error) = following.await {
+                died.send_replace(Some(format!("following the deployments died: {error}")));
+            }
+        });
         *inner.follower.lock() = Some(follower);
         Self(inner)
     }
@@ -322,10 +329,9 @@ impl Manager {
     pub async fn stop(&self) {
         self.0.stop.cancel();
         let follower = self.0.follower.lock().take();
-        if let Some(follower) = follower
-            && follower.await.is_err()
-        {
-            tracing::error!("the follower of the deployments died");
+        if let Some(follower) = follower {
+            // It has told `died` if anything went wrong.
+            let _ = follower.await;
         }
         self.0.freeing_tasks.close();
     }

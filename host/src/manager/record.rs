@@ -7,7 +7,11 @@ use super::deployments::{Body, DeployRequested, Event};
 use crate::plugin::{Manifest, Parameters};
 use crate::types::{Digest, PluginName, TopicName};
 
-#[allow(unreachable_pub, clippy::doc_markdown, reason = "generated from proto/deployments.proto")]
+#[allow(
+    unreachable_pub,
+    clippy::doc_markdown,
+    reason = "generated from proto/deployments.proto"
+)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/foldhost.deployments.v1.rs"));
 }

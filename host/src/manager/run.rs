@@ -310,12 +310,13 @@ impl Running {
 
     /// Commits and closes partitions; bounded, since nothing is lost by a commit that is missing.
     async fn close(&mut self, partitions: &[Partition]) {
-        let mut waiting = Vec::new();
+        let (mut waiting, mut closing) = (Vec::new(), Vec::new());
         for partition in partitions {
             self.reopen.remove(partition);
             self.pauses.remove(partition);
             self.plugin.closed(*partition);
             if let Some(slot) = self.slots.remove(partition) {
+                closing.push(slot.handle.spec().store.clone());
                 slot.stop.send_replace(Stop::Clean);
                 waiting.push(slot.serial);
             }
@@ -340,6 +341,9 @@ impl Running {
             .is_err()
         {
             tracing::warn!(plugin = %self.plugin.name(), "closing partitions took too long");
+        }
+        for store in &closing {
+            self.context.metrics.closed(store);
         }
     }
 

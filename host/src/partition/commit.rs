@@ -92,9 +92,6 @@ impl InFlight {
                     Err(error) => return Err(error),
                 }
             }
-            if let Err(error) = store.maintain().await {
-                tracing::warn!(partition = %handle.spec().store, %error, "compaction failed, it is tried again later");
-            }
             Ok(commit)
         });
         Self { task, next }
@@ -116,6 +113,33 @@ impl Drop for InFlight {
         // A later owner fences the store, so an abandoned commit is harmless; not waiting for it is
         // what "lost" means.
         self.task.abort();
+    }
+}
+
+/// Merges and collects what commits left, beside the next ones; at most one runs at a time.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep(Option<JoinHandle<()>>);
+
+impl Upkeep {
+    /// Starts, unless the last one still runs. What it leaves undone the next one does.
+    pub(super) fn start(&mut self, store: Arc<dyn PartitionStore>, handle: PartitionHandle) {
+        if self.0.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        self.0 = Some(tokio::spawn(async move {
+            if let Err(error) = store.maintain().await {
+                tracing::warn!(partition = %handle.spec().store, %error,
+                    "merging the state failed; it is tried again after the next commit");
+            }
+        }));
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 

@@ -8,7 +8,11 @@ use super::PartitionSpec;
 use crate::log::{Log, LogError, NewRecord};
 use crate::types::{Epoch, GenerationId, Partition};
 
-#[allow(unreachable_pub, clippy::doc_markdown, reason = "generated from proto/journal.proto")]
+#[allow(
+    unreachable_pub,
+    clippy::doc_markdown,
+    reason = "generated from proto/journal.proto"
+)]
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/foldhost.journal.v1.rs"));
 }

@@ -20,6 +20,7 @@ use crate::plugin::{
     CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind, Payload,
     PluginInstance, QueryError, Question, Rejection,
 };
+use crate::state::objects::Objects;
 use crate::state::slate::{SlateSettings, SlateStore};
 use crate::types::{ClusterName, Digest, GenerationId, Offset, Partition, PluginName};
 
@@ -306,7 +307,7 @@ impl World {
             };
             log.create_topic(&topic).await.unwrap();
         }
-        let objects = Arc::new(object_store::memory::InMemory::new());
+        let objects = Objects::open("memory://", clock.clone()).unwrap().store();
         let states = SlateStore::new(
             objects,
             SlateSettings::default(),

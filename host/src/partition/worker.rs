@@ -12,7 +12,7 @@ use futures_util::stream::{self, StreamExt as _};
 use tokio::sync::watch;
 
 use super::assemble::Source;
-use super::commit::{InFlight, Schedule, jitter};
+use super::commit::{InFlight, Schedule, Upkeep, jitter};
 use super::open::{self, Opened};
 use super::step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
 use super::table::StateTable;
@@ -96,6 +96,7 @@ struct Worker {
     batch: RecordBatch,
     schedule: Schedule,
     commit: Option<InFlight>,
+    upkeep: Upkeep,
     /// When what failed is tried again.
     retry_at: Option<Duration>,
     /// How long the last pause was; the shortest after a success.
@@ -136,6 +137,7 @@ impl Worker {
             live_at: opened.live_at,
             batch: RecordBatch::new(),
             commit: None,
+            upkeep: Upkeep::default(),
             retry_at: None,
             retry_pause: limits::RETRY_PAUSE_MIN,
             end_seen_at: now,
@@ -503,6 +505,7 @@ impl Worker {
             .committed(commit.changes.iter().map(|(key, _)| key));
         let committed = self.committed;
         self.handle.update(|status| status.committed = committed);
+        self.upkeep.start(self.store.clone(), self.handle.clone());
     }
 
     /// Commits what is folded and closes the store, within a bound: what is not committed is folded
@@ -520,6 +523,7 @@ impl Worker {
                     Err(error) => return Exit::Failed(error.to_string()),
                 }
             }
+            self.upkeep = Upkeep::default();
             self.store.close().await;
             Exit::Stopped
         };

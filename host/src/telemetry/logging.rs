@@ -10,6 +10,9 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 /// What is logged unless `FOLDHOST_LOG` says otherwise: the libraries only when something is wrong.
 const FILTER_DEFAULT: &str = "warn,foldhost=info";
+/// A state is closed without another write, since what is not committed is replayed; SlateDB's tasks
+/// call that an error. Our own adapter tells the errors that matter.
+const QUIET: &str = "slatedb::dispatcher=off";
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
@@ -88,10 +91,14 @@ fn parse_filter(filter: Option<&str>) -> Result<EnvFilter, LogFilterError> {
     let filter = filter
         .filter(|filter| !filter.trim().is_empty())
         .unwrap_or(FILTER_DEFAULT);
-    EnvFilter::try_new(filter).map_err(|error| LogFilterError::Filter {
+    let parsed = EnvFilter::try_new(filter).map_err(|error| LogFilterError::Filter {
         filter: filter.to_owned(),
         reason: error.to_string(),
-    })
+    })?;
+    if filter.contains("slatedb") {
+        return Ok(parsed);
+    }
+    Ok(parsed.add_directive(QUIET.parse().expect("a constant that a test parses")))
 }
 
 #[cfg(test)]
