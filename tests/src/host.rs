@@ -229,10 +229,16 @@ impl Host {
             bail!("the host ended ({ended:?}):\n{}", self.process.log_tail());
         };
         let client = Client::new(&url)?;
-        wait_until_ok(GENEROUS, "/healthz", || {
-            client.get("/healthz")?.expect_status(200)
-        })
-        .with_context(|| self.process.log_tail())?;
+        let answers = wait_until_ok(GENEROUS, "/healthz", || {
+            ended = self.process.ended()?;
+            if ended.is_some() {
+                return Ok(false);
+            }
+            client.get("/healthz")?.expect_status(200).map(|_| true)
+        });
+        if !answers.with_context(|| self.process.log_tail())? {
+            bail!("the host ended ({ended:?}):\n{}", self.process.log_tail());
+        }
         self.url = Some(url);
         Ok(())
     }

@@ -31,7 +31,7 @@ fn components_that_are_none() -> Result<()> {
         (latest[..latest.len() / 2].to_vec(), &["component"]),
         (
             wasm::core_module(),
-            &["core module", "foldhost plugin build"],
+            &["core WebAssembly module", "foldhost plugin build"],
         ),
         (
             wasm::without_manifest(&latest)?,
@@ -324,7 +324,10 @@ fn configurations_that_are_refused() -> Result<()> {
         &["create", "never"],
     )?;
     refused(
-        &with("e.toml", "[kafka]\n\"group.id\" = \"x\"\n")?,
+        &with(
+            "e.toml",
+            "[kafka]\n\"bootstrap.servers\" = \"x:1\"\n\"group.id\" = \"x\"\n",
+        )?,
         &["group.id"],
     )?;
     refused(

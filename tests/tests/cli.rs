@@ -11,8 +11,8 @@ use foldhost_tests::paths::{Scratch, foldhost, prebuilt_plugin_path};
 use foldhost_tests::wait::wait_until_ok;
 use serde_json::Value;
 
-/// `foldhost plugin new` writes a view of JSON events; this is the topic and an event that suit it.
-const SCAFFOLD_EVENT: &str = r#"{"amount":3}"#;
+/// `foldhost plugin new` writes a view of readings; this is one.
+const SCAFFOLD_EVENT: &str = r#"{"degrees":21.5}"#;
 
 /// From nothing to an answer, with the five commands of the README.
 fn five_commands(host: &Host, folder: &Path, name: &str) -> Result<()> {
@@ -36,7 +36,7 @@ fn five_commands(host: &Host, folder: &Path, name: &str) -> Result<()> {
         run(&["query", name, "k1"])
     })?;
     let answer: Value = serde_json::from_str(&answer).context("the answer is not JSON")?;
-    ensure!(!answer.is_null(), "{answer}");
+    ensure!(answer["degrees"] == 21.5, "{answer}");
     Ok(())
 }
 
