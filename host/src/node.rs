@@ -256,11 +256,16 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 fn advertised_url(config: &Config, bound: SocketAddr) -> String {
-    config
-        .http
-        .advertise
-        .clone()
-        .unwrap_or_else(|| local_url(bound))
+    if let Some(url) = &config.http.advertise {
+        return url.clone();
+    }
+    let url = local_url(bound);
+    if config.kafka.is_some() && bound.ip().is_unspecified() {
+        tracing::warn!(
+            "other hosts send clients here by {url}, which reaches this machine only: set `[http] advertise`"
+        );
+    }
+    url
 }
 
 /// URL of a bound address on this machine; "any" address means loopback.

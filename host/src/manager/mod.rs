@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::error::Problem;
+use crate::limits;
 use crate::log::Log;
 use crate::partition::StateBudget;
 use crate::plugin::{Inspection, Parameters, PluginEngine};
@@ -334,5 +335,12 @@ impl Manager {
             let _ = follower.await;
         }
         self.0.freeing_tasks.close();
+        let freed = self.0.freeing_tasks.wait();
+        if tokio::time::timeout(limits::REVOKE_COMMIT_MAX, freed)
+            .await
+            .is_err()
+        {
+            tracing::warn!("the states of a deleted plugin are not freed yet, and stay");
+        }
     }
 }

@@ -27,8 +27,13 @@ pub(super) async fn run(plugin: Arc<Plugin>, context: Context, stop: Cancellatio
     while !stop.is_cancelled() {
         match start(&plugin, &context, &stop).await {
             Ok(Some(mut running)) => {
-                pause = limits::RETRY_PAUSE_MIN;
                 running.run(&stop).await;
+                // It ended by itself, say because its journal was deleted: not at once again.
+                pause = limits::RETRY_PAUSE_MIN;
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(pause) => {}
+                }
             }
             Ok(None) => return,
             Err(error) => {
