@@ -13,14 +13,14 @@ use std::task::{Context as TaskContext, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
@@ -314,17 +314,11 @@ impl Broker {
     /// # Errors
     /// If one is not acknowledged.
     pub fn produce(&self, topic: &str, records: &[(&str, Option<&str>)]) -> Result<()> {
-        let producer: BaseProducer = self
-            .config()
-            .set("partitioner", "murmur2_random")
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .create()?;
-        for (key, value) in records {
-            send(&producer, topic, None, Some(key), *value)?;
-        }
-        producer.flush(ANSWERS_WITHIN)?;
-        Ok(())
+        let records: Vec<_> = records
+            .iter()
+            .map(|(key, value)| (None, Some(*key), *value))
+            .collect();
+        self.write(topic, &records)
     }
 
     /// Appends one record to a named partition, also without a key.
@@ -338,10 +332,30 @@ impl Broker {
         key: Option<&str>,
         value: Option<&str>,
     ) -> Result<()> {
-        let producer: BaseProducer = self.config().set("acks", "all").create()?;
-        send(&producer, topic, Some(partition), key, value)?;
-        producer.flush(ANSWERS_WITHIN)?;
-        Ok(())
+        self.write(topic, &[(Some(partition), key, value)])
+    }
+
+    /// Appends until every record is acknowledged: right after its start, a broker does not know its
+    /// topics yet and refuses.
+    fn write(&self, topic: &str, records: &[Outgoing<'_>]) -> Result<()> {
+        let mut left: Vec<usize> = (0..records.len()).collect();
+        wait_until_ok(ANSWERS_WITHIN, "records to be acknowledged", || {
+            let refusals = Refusals::default();
+            let producer: BaseProducer<Refusals> = self
+                .config()
+                .set("partitioner", "murmur2_random")
+                .set("acks", "all")
+                .set("enable.idempotence", "true")
+                .create_with_context(refusals.clone())?;
+            for index in &left {
+                send(&producer, topic, *index, records[*index])?;
+            }
+            producer.flush(ANSWERS_WITHIN)?;
+            let refused = refusals.take();
+            left = refused.iter().map(|(index, _)| *index).collect();
+            ensure!(left.is_empty(), "{refused:?}");
+            Ok(())
+        })
     }
 
     /// Every committed record of a topic, by partition and offset.
@@ -380,14 +394,43 @@ impl Broker {
     }
 }
 
+/// Partition (`None` = by the key), key and value of a record that is to be written.
+type Outgoing<'a> = (Option<i32>, Option<&'a str>, Option<&'a str>);
+
+/// Records that were not acknowledged, by the index given to [`send`], with why.
+#[derive(Clone, Default)]
+struct Refusals(Arc<Mutex<Vec<(usize, String)>>>);
+
+impl Refusals {
+    fn take(&self) -> Vec<(usize, String)> {
+        let mut refused =
+            std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        refused.sort();
+        refused
+    }
+}
+
+impl ClientContext for Refusals {}
+
+impl ProducerContext for Refusals {
+    type DeliveryOpaque = Box<usize>;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, index: Box<usize>) {
+        if let Err((error, _)) = report {
+            let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            refused.push((*index, error.to_string()));
+        }
+    }
+}
+
 fn send(
-    producer: &BaseProducer,
+    producer: &BaseProducer<Refusals>,
     topic: &str,
-    partition: Option<i32>,
-    key: Option<&str>,
-    value: Option<&str>,
+    index: usize,
+    (partition, key, value): Outgoing<'_>,
 ) -> Result<()> {
-    let mut record: BaseRecord<'_, str, str> = BaseRecord::to(topic);
+    let mut record: BaseRecord<'_, str, str, Box<usize>> =
+        BaseRecord::with_opaque_to(topic, Box::new(index));
     record.partition = partition;
     record.key = key;
     record.payload = value;
