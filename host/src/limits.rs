@@ -183,6 +183,8 @@ pub const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 pub const REVOKE_COMMIT_MAX: Duration = Duration::from_secs(10);
 /// First pause before something that failed is tried again.
 pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Pause before a host joins a group again that has ended its membership for good.
+pub const REJOIN_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause before something that failed is tried again.
 pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a clean stop may take before the process ends anyway; nothing is lost by it.

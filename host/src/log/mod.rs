@@ -164,7 +164,8 @@ pub enum AssignmentChange {
 /// One host's membership in the group of a plugin: it decides who *tries* to own a partition.
 #[async_trait]
 pub trait Membership: Send + Sync + fmt::Debug {
-    /// The next change; `None` after [`leave`](Self::leave).
+    /// The next change; `None` after [`leave`](Self::leave), and when this membership can never be
+    /// current again: join anew.
     async fn change(&self) -> Option<AssignmentChange>;
 
     /// Asks the group itself, by a synchronous commit, whether this membership is current.

@@ -28,11 +28,12 @@ pub(super) async fn run(plugin: Arc<Plugin>, context: Context, stop: Cancellatio
         match start(&plugin, &context, &stop).await {
             Ok(Some(mut running)) => {
                 running.run(&stop).await;
-                // It ended by itself, say because its journal was deleted: not at once again.
+                // The membership ended by itself: fenced by a stale request after an outage, or by
+                // another host that has the same instance id.
                 pause = limits::RETRY_PAUSE_MIN;
                 tokio::select! {
                     () = stop.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep(limits::REJOIN_PAUSE) => {}
                 }
             }
             Ok(None) => return,

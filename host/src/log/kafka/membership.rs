@@ -126,6 +126,8 @@ impl Membership for KafkaMembership {
             biased;
             () = self.state.stopped() => None,
             change = changes.recv() => change,
+            // What was told before comes first.
+            () = self.state.failed() => None,
         }
     }
 
@@ -162,7 +164,11 @@ impl Membership for KafkaMembership {
     }
 
     fn report(&self, next: &BTreeMap<TopicPartition, Offset>) {
-        let Some(member) = self.member().filter(|_| !next.is_empty()) else {
+        // A commit by a member whose session has ended would fence the one that it is about to be.
+        if next.is_empty() || self.state.any_partition().is_none() {
+            return;
+        }
+        let Some(member) = self.member() else {
             return;
         };
         let offsets = offsets(next.iter().map(|(of, next)| (of, *next)));

@@ -41,6 +41,8 @@ pub(super) struct State {
     fatal: Mutex<Option<LogError>>,
     leaving: AtomicBool,
     stop: CancellationToken,
+    /// Set behind the last change of a member that is fenced for good.
+    failed: CancellationToken,
 }
 
 impl State {
@@ -57,6 +59,7 @@ impl State {
             fatal: Mutex::new(None),
             leaving: AtomicBool::new(false),
             stop: CancellationToken::new(),
+            failed: CancellationToken::new(),
         }
     }
 
@@ -93,6 +96,12 @@ impl State {
         // librdkafka gives everything back by itself then, without a word.
         let held = self.held.lock().clone().unwrap_or_default();
         self.lost(held.into_iter().collect());
+        self.failed.cancel();
+    }
+
+    /// Until this member can never be one again.
+    pub(super) async fn failed(&self) {
+        self.failed.cancelled().await;
     }
 
     /// Ends the thread; with `leave`, the group is told.
