@@ -207,6 +207,11 @@ impl Host {
         log.get(self.log_from..).unwrap_or(&log).to_owned()
     }
 
+    /// The last lines that it has printed, for messages.
+    pub fn log_tail(&self) -> String {
+        self.process.log_tail()
+    }
+
     /// The process, for signals.
     pub fn process(&mut self) -> &mut Supervised {
         &mut self.process

@@ -9,10 +9,14 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod clone;
+pub mod feed;
+pub mod flight_records;
 pub mod flights;
 pub mod host;
 pub mod http;
 pub mod kafka;
+pub mod load;
+pub mod operate;
 pub mod paths;
 pub mod process;
 pub mod tidy;

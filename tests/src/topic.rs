@@ -24,6 +24,23 @@ pub fn partitions(client: &Client, topic: &str) -> Result<u32> {
     Ok(u32::try_from(count)?)
 }
 
+/// Records that a topic has ever had: the ends of its partitions, added up.
+///
+/// # Errors
+/// If there is no such topic.
+pub fn end(client: &Client, topic: &str) -> Result<u64> {
+    let reply = client
+        .get(&format!("/v1/topics/{topic}"))?
+        .expect_status(200)?;
+    let answer = reply.json()?;
+    let partitions = answer["partitions"].as_array().context("no `partitions`")?;
+    let ends = partitions
+        .iter()
+        .map(|partition| number(&partition["end"]));
+    ends.sum::<Option<u64>>()
+        .with_context(|| format!("a partition has no end: {reply:?}"))
+}
+
 /// Every record of a topic, as the host tells them, by partition and offset.
 ///
 /// # Errors
