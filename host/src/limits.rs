@@ -61,6 +61,8 @@ pub const PLUGIN_LOG_LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Most inputs of one plugin; an event carries the index of its input in a byte.
 pub const PLUGIN_INPUTS_MAX: usize = 16;
+/// Most generations of one plugin that are kept beside the serving one: the previous.
+pub const GENERATIONS_KEPT_MAX: u8 = 1;
 /// Least linear memory that a manifest may ask for: a Rust guest starts with a little more.
 pub const PLUGIN_MEMORY_BYTES_MIN: usize = 1024 * 1024;
 /// Least fuel that a manifest may ask for one call.
@@ -125,6 +127,23 @@ pub const STATE_GARBAGE_AGE: Duration = Duration::from_secs(60);
 /// How long replaced manifests stay. A host that stalls for longer inside a commit may take a commit
 /// for done that nobody will ever read.
 pub const STATE_MANIFEST_AGE: Duration = Duration::from_secs(600);
+/// How long a snapshot of a store keeps its files from being collected if nobody lets go of it;
+/// longer than any migration takes.
+pub const STATE_SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(6 * 3600);
+/// Keys whose states are migrated between two looks at whether to stop.
+pub const MIGRATION_KEYS_MAX: usize = 4_096;
+/// Deployments of one plugin that are remembered, for looking at and for going back.
+pub const DEPLOYMENTS_REMEMBERED_MAX: usize = 100;
+/// Records of one plugin that may be skipped.
+pub const SKIPS_MAX: usize = 1_000;
+/// Longest reason that is given for a decision, in bytes.
+pub const REASON_BYTES_MAX: usize = 1024;
+/// How often a running plugin compares what runs with what was decided, and tells what became ready.
+pub const ALIGN_INTERVAL: Duration = Duration::from_millis(20);
+/// How long until a report that the fold does not know yet is written again.
+pub const REPORT_REPEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// Reports of one plugin that are written at the same time.
+pub const REPORTS_CONCURRENT_MAX: usize = 64;
 /// Codes of rejections that are counted apart for one partition; the others count as `other`.
 pub const METRIC_REJECTION_CODES_MAX: usize = 32;
 

@@ -17,8 +17,8 @@ use super::*;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
 use crate::log::{Cleanup, NewRecord, NewTopic, RecordBatch};
 use crate::plugin::{
-    CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind, Payload,
-    PluginInstance, QueryError, Question, Rejection,
+    BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind,
+    OptionalColumn, Payload, PluginInstance, QueryError, Question, Rejection,
 };
 use crate::state::objects::Objects;
 use crate::state::slate::{SlateSettings, SlateStore};
@@ -119,6 +119,16 @@ impl PluginInstance for CounterInstance {
         _: &Question,
     ) -> Result<Result<Payload, QueryError>, CallError> {
         Ok(Err(QueryError::UnknownQuery))
+    }
+
+    fn migrate(
+        &mut self,
+        _: &str,
+        _: u32,
+        _: &BytesColumn,
+        states: &OptionalColumn,
+    ) -> Result<Result<OptionalColumn, String>, CallError> {
+        Ok(Ok(states.clone()))
     }
 
     fn fuel_used(&self) -> u64 {

@@ -100,6 +100,13 @@ impl Signature for AnswerFn {
     type Result = Result<Payload, QueryError>;
 }
 
+/// `migrate.migrate`.
+pub(super) struct MigrateFn;
+impl Signature for MigrateFn {
+    type Parameters<'a> = (&'a str, States<'a>);
+    type Result = Result<ReturnedColumn, String>;
+}
+
 /// `describe.describe`.
 pub(super) struct DescribeFn;
 impl Signature for DescribeFn {

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{Store, Trap};
 
-use super::bindings::{AnswerFn, Bound, ConfigureFn, DescribeFn, Export, FoldFn};
+use super::bindings::{AnswerFn, Bound, ConfigureFn, DescribeFn, Export, FoldFn, MigrateFn};
 use super::component::Examined;
 use super::engine::watchdog;
 use super::limits::InstanceLimiter;
 use super::manifest::Limits;
 use super::{
-    CallError, Description, Fault, FoldInput, Folded, Inspection, Parameters, Payload, PluginCode,
-    PluginInstance, QueryError, Question,
+    BytesColumn, CallError, Description, Fault, FoldInput, Folded, Inspection, OptionalColumn,
+    Parameters, Payload, PluginCode, PluginInstance, QueryError, Question,
 };
 use crate::clock::Clock;
 use crate::limits;
@@ -50,6 +50,7 @@ pub struct WasmCode {
 struct Exports {
     fold: Option<Export>,
     answer: Option<Export>,
+    migrate: Option<Export>,
     configure: Option<Export>,
     describe: Export,
 }
@@ -193,9 +194,14 @@ impl WasmCode {
             .exports
             .answer
             .map(|answer| answer.bind(&mut *store, &instance));
+        let migrate = self
+            .exports
+            .migrate
+            .map(|migrate| migrate.bind(&mut *store, &instance));
         Ok(WasmInstance {
             fold: fold.transpose().map_err(StartError::Shape)?,
             answer: answer.transpose().map_err(StartError::Shape)?,
+            migrate: migrate.transpose().map_err(StartError::Shape)?,
             call,
         })
     }
@@ -229,6 +235,7 @@ impl Exports {
         Ok(Self {
             fold: find(has.fold, "fold", "fold")?,
             answer: find(has.query, "query", "answer")?,
+            migrate: find(has.migrate, "migrate", "migrate")?,
             configure: find(has.configure, "configure", "configure")?,
             describe: Export::find(pre.component(), "describe", "describe")?,
         })
@@ -311,6 +318,7 @@ pub struct WasmInstance {
     call: Call,
     fold: Option<Bound<FoldFn>>,
     answer: Option<Bound<AnswerFn>>,
+    migrate: Option<Bound<MigrateFn>>,
 }
 
 impl std::fmt::Debug for WasmInstance {
@@ -358,6 +366,27 @@ impl PluginInstance for WasmInstance {
         match convert::answer(answered) {
             Ok(payload) => check::payload(payload, &self.call.limits).map(Ok),
             Err(error) => check::query_error(error).map(Err),
+        }
+    }
+
+    fn migrate(
+        &mut self,
+        from_schema: &str,
+        _partition: u32,
+        keys: &BytesColumn,
+        states: &OptionalColumn,
+    ) -> Result<Result<OptionalColumn, String>, CallError> {
+        let Some(migrate) = &self.migrate else {
+            return Ok(Err("the plugin does not export migrate".to_owned()));
+        };
+        let migrated = self
+            .call
+            .run(|store| migrate.call(store, (from_schema, convert::key_states(keys, states))))?;
+        match migrated {
+            Ok(column) => {
+                check::migrated(convert::column(column), keys.len(), &self.call.limits).map(Ok)
+            }
+            Err(reason) => Ok(Err(check::reason(reason))),
         }
     }
 

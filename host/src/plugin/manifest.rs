@@ -40,6 +40,8 @@ pub struct Manifest {
     pub on_error: OnError,
     /// Whether events carry their headers into the plugin.
     pub headers: bool,
+    /// How many generations are kept beside the serving one, for a rollback without a rebuild.
+    pub keep_generations: u8,
     /// Bounds of a call.
     pub limits: Limits,
 }

@@ -468,6 +468,24 @@ pub trait PluginInstance: Send + fmt::Debug {
         question: &Question,
     ) -> Result<Result<Payload, QueryError>, CallError>;
 
+    /// Makes states of today's schema from those that were written under `from_schema`. The answer is
+    /// checked: as many items as keys, each present or absent (never [`Mark::Unchanged`]: the bytes
+    /// of two schemas have nothing in common), sizes within the manifest's limits. With no keys at
+    /// all it tells whether the plugin reads that schema.
+    ///
+    /// `partition` is where the keys live; the ABI does not carry it, so that no migration depends on
+    /// it.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; the plugin's own word is the inner result, a sentence for people.
+    fn migrate(
+        &mut self,
+        from_schema: &str,
+        partition: u32,
+        keys: &BytesColumn,
+        states: &OptionalColumn,
+    ) -> Result<Result<OptionalColumn, String>, CallError>;
+
     /// Fuel that the last call used; 0 before the first.
     fn fuel_used(&self) -> u64;
 }

@@ -9,7 +9,8 @@ use wit_parser::Resolve;
 use super::*;
 use crate::plugin::component::{self, EncodeError};
 use crate::plugin::{
-    CallError, Capabilities, FoldInput, Kind, Mark, PluginInstance, QueryError, Question,
+    BytesColumn, CallError, Capabilities, FoldInput, Kind, Mark, OptionalColumn, PluginInstance,
+    QueryError, Question,
 };
 
 const MANIFEST: &str = "name = \"guest\"\nversion = \"1\"\ninputs = [\"in\"]\n\
@@ -19,6 +20,7 @@ const ALL: &str = "import foldhost:plugin/log@0.1.0;
     export foldhost:plugin/describe@0.1.0;
     export foldhost:plugin/fold@0.1.0;
     export foldhost:plugin/query@0.1.0;
+    export foldhost:plugin/migrate@0.1.0;
     export foldhost:plugin/configure@0.1.0;";
 
 /// A core module with the metadata that `wit-bindgen` would have put into it.
@@ -104,6 +106,7 @@ fn a_component_is_inspected() {
     let expected = Capabilities {
         fold: true,
         query: true,
+        migrate: true,
         configure: true,
         ..Capabilities::default()
     };
@@ -142,6 +145,64 @@ fn a_question_is_answered() {
     assert_eq!(
         (&*answer.content_type, &*answer.body),
         ("text/plain", &b"N14228"[..])
+    );
+}
+
+/// Two keys, of which the second has no state.
+fn old_states() -> (BytesColumn, OptionalColumn) {
+    let FoldInput { keys, .. } = batch(b"-");
+    let mut states = OptionalColumn::default();
+    states.push(Some(b"before"));
+    states.push(None);
+    (keys, states)
+}
+
+#[test]
+fn states_of_another_schema_are_migrated() {
+    let (mut instance, _folder) = instance();
+    let (keys, states) = old_states();
+    let migrated = instance.migrate("guest/1", 0, &keys, &states).unwrap();
+    assert_eq!(migrated, Ok(states.clone()));
+    let none = (BytesColumn::default(), OptionalColumn::default());
+    let migrated = instance.migrate("guest/1", 0, &none.0, &none.1).unwrap();
+    assert_eq!(migrated, Ok(none.1.clone()));
+    for (keys, states) in [(&keys, &states), (&none.0, &none.1)] {
+        let refused = instance.migrate("guest/x", 0, keys, states).unwrap();
+        assert_eq!(refused, Err("no state of that schema is known".to_owned()));
+    }
+}
+
+#[test]
+fn every_fault_of_a_migration_has_its_name() {
+    let (engine, _folder) = engine();
+    let code = engine.load(&guest(), &Parameters::new()).unwrap();
+    let (keys, states) = old_states();
+    let migrate = |schema: &str| {
+        let mut instance = code.instance().unwrap();
+        instance.migrate(schema, 0, &keys, &states).unwrap_err()
+    };
+    assert!(matches!(migrate("t"), CallError::Trap(_)));
+    assert_eq!(migrate("l"), CallError::OutOfFuel { fuel: 20_000_000 });
+    assert!(matches!(migrate("f"), CallError::BadColumns(text) if text.contains("2 keys")));
+    assert!(matches!(migrate("u"), CallError::BadColumns(text) if text.contains("is 2")));
+    assert!(matches!(
+        migrate("b"),
+        CallError::StateTooLarge { key_index: 0, .. }
+    ));
+}
+
+#[test]
+fn a_plugin_without_migrate_says_so() {
+    let (engine, _folder) = engine();
+    let without = ALL.replace("export foldhost:plugin/migrate@0.1.0;", "");
+    let bytes = component::encode(&module(GUEST, &without), MANIFEST).unwrap();
+    let code = engine.load(&bytes.0, &Parameters::new()).unwrap();
+    assert!(!code.inspection().capabilities.migrate);
+    let (keys, states) = old_states();
+    let refused = code.instance().unwrap().migrate("a", 0, &keys, &states);
+    assert_eq!(
+        refused,
+        Ok(Err("the plugin does not export migrate".to_owned()))
     );
 }
 

@@ -24,6 +24,24 @@ pub(super) fn folded(
     Ok(Folded { states, rejected })
 }
 
+/// Checks what `migrate` returned for `keys` keys.
+pub(super) fn migrated(
+    states: OptionalColumn,
+    keys: usize,
+    limits: &Limits,
+) -> Result<OptionalColumn, CallError> {
+    column(&states, keys).map_err(CallError::BadColumns)?;
+    let unchanged = |&mark: &u8| mark == Mark::Unchanged as u8;
+    if let Some(index) = states.marks.iter().position(unchanged) {
+        return Err(CallError::BadColumns(format!(
+            "the mark of state {index} is {}; migrate may say 0 and 1 only",
+            Mark::Unchanged as u8
+        )));
+    }
+    sizes(&states.items, limits.state_bytes)?;
+    Ok(states)
+}
+
 /// Lengths, ends and marks of a column that should have `items` items.
 fn column(column: &OptionalColumn, items: usize) -> Result<(), String> {
     let (ends, marks) = (&column.items.ends, &column.marks);
@@ -178,6 +196,12 @@ fn code(code: &str) -> Result<(), String> {
     Err(format!(
         "'{shown}' is not a code: use 1 to {max} of a-z, 0-9 and '-'"
     ))
+}
+
+/// Checks a sentence of the plugin.
+pub(super) fn reason(mut reason: String) -> String {
+    truncate(&mut reason);
+    reason
 }
 
 fn truncate(text: &mut String) {

@@ -11,10 +11,7 @@ use crate::plugin::{
 
 /// Parameters of `fold`.
 pub(super) fn fold_input(input: &FoldInput) -> (abi::States<'_>, abi::Events<'_>) {
-    let states = abi::States {
-        keys: bytes(&input.keys),
-        values: optional(&input.states),
-    };
+    let states = key_states(&input.keys, &input.states);
     let events = abi::Events {
         partition: input.partition,
         entities: &input.entities,
@@ -27,6 +24,14 @@ pub(super) fn fold_input(input: &FoldInput) -> (abi::States<'_>, abi::Events<'_>
         headers: input.headers.as_ref().map(headers),
     };
     (states, events)
+}
+
+/// Keys with their states.
+pub(super) fn key_states<'a>(keys: &'a BytesColumn, states: &'a OptionalColumn) -> abi::States<'a> {
+    abi::States {
+        keys: bytes(keys),
+        values: optional(states),
+    }
 }
 
 fn bytes(column: &BytesColumn) -> abi::BytesColumn<'_> {
@@ -55,7 +60,6 @@ fn headers(column: &HeadersColumn) -> abi::Headers<'_> {
 
 /// Result of `fold`, unchecked.
 pub(super) fn folded(folded: abi::Folded) -> (OptionalColumn, Vec<Rejection>) {
-    let abi::ReturnedColumn { data, ends, marks } = folded.values;
     let rejected = folded
         .rejected
         .into_iter()
@@ -71,13 +75,16 @@ pub(super) fn folded(folded: abi::Folded) -> (OptionalColumn, Vec<Rejection>) {
             },
         )
         .collect();
-    (
-        OptionalColumn {
-            items: BytesColumn { data, ends },
-            marks,
-        },
-        rejected,
-    )
+    (column(folded.values), rejected)
+}
+
+/// States that came back, unchecked.
+pub(super) fn column(column: abi::ReturnedColumn) -> OptionalColumn {
+    let abi::ReturnedColumn { data, ends, marks } = column;
+    OptionalColumn {
+        items: BytesColumn { data, ends },
+        marks,
+    }
 }
 
 /// Calls `call` with the parameter of `answer` that stands for `question`.

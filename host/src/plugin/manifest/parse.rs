@@ -26,6 +26,7 @@ const FIELDS: &[&str] = &[
     "commit-interval",
     "on-error",
     "headers",
+    "keep-generations",
     "limits",
 ];
 const INPUT_FIELDS: &[&str] = &["name", "topic", "start", "on-gap", "partitioner"];
@@ -62,6 +63,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     let commit_interval = fields.optional("commit-interval", commit_interval);
     let on_error = fields.choice("on-error", &["stop", "dead-letter", "park-key"]);
     let headers = fields.optional("headers", boolean).unwrap_or(false);
+    let keep_generations = fields.optional("keep-generations", keep_generations);
     let limits = fields.limits();
     match (name, version, faults.is_empty()) {
         (Some(name), Some(version), true) => Ok(Manifest {
@@ -74,6 +76,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             commit_interval: commit_interval.unwrap_or(limits::COMMIT_INTERVAL_DEFAULT),
             on_error: on_error.unwrap_or(OnError::Stop),
             headers,
+            keep_generations: keep_generations.unwrap_or(0),
             limits,
         }),
         _ => Err(faults),
@@ -401,6 +404,20 @@ fn fuel(value: &Value) -> Result<u64, Wrong> {
             Wrong(
                 format!("{value} is not an amount of fuel"),
                 format!("write a whole number from {min} to {max}; 200_000_000 is about 0.1 s"),
+            )
+        })
+}
+
+fn keep_generations(value: &Value) -> Result<u8, Wrong> {
+    let max = limits::GENERATIONS_KEPT_MAX;
+    value
+        .as_integer()
+        .and_then(|count| u8::try_from(count).ok())
+        .filter(|count| *count <= max)
+        .ok_or_else(|| {
+            Wrong(
+                format!("{value} generations cannot be kept"),
+                format!("write a whole number from 0 (a rollback rebuilds) to {max}"),
             )
         })
 }

@@ -22,6 +22,7 @@ fn a_minimal_manifest_gets_its_defaults() {
     assert_eq!(manifest.state_schema, "latest/1");
     assert_eq!(manifest.key, KeyFormat::Utf8);
     assert_eq!(manifest.commit_interval, limits::COMMIT_INTERVAL_DEFAULT);
+    assert_eq!(manifest.keep_generations, 0);
     assert_eq!(manifest.limits, Limits::default());
     assert!(manifest.unsupported(view()).is_empty());
 }
@@ -38,6 +39,7 @@ fn every_field_is_read() {
         commit-interval = "500ms"
         on-error = "park-key"
         headers = true
+        keep-generations = 1
         [[inputs]]
         name = "flights"
         topic = "prod.flights"
@@ -64,6 +66,7 @@ fn every_field_is_read() {
     assert_eq!(manifest.on_error, OnError::ParkKey);
     assert_eq!(manifest.commit_interval, Duration::from_millis(500));
     assert!(manifest.headers);
+    assert_eq!(manifest.keep_generations, 1);
     assert_eq!(manifest.limits.memory_bytes, 128 << 20);
     assert_eq!(manifest.limits.fuel_per_call, 300_000_000);
     assert_eq!(manifest.limits.state_bytes, 2 << 20);
@@ -97,6 +100,7 @@ fn every_fault_is_reported_at_once() {
         on-error = "ignore"
         commit-interval = 2
         headers = "yes"
+        keep-generations = 2
         [limits]
         memory = "64"
         fuel-per-call = -1
@@ -114,6 +118,7 @@ fn every_fault_is_reported_at_once() {
         "on-error: 'ignore' is not known; known are stop, dead-letter, park-key",
         "commit-interval: 2 is not a duration",
         "headers: it is a text",
+        "keep-generations: 2 generations cannot be kept; write a whole number from 0",
         "limits.memory: ",
         "limits.fuel-per-call: ",
         "limits.state-size: \"1GiB\" is out of range; write a size from 1B to 16MiB",
@@ -123,7 +128,7 @@ fn every_fault_is_reported_at_once() {
             "{field} in {found:#?}"
         );
     }
-    assert_eq!(found.len(), 13, "{found:#?}");
+    assert_eq!(found.len(), 14, "{found:#?}");
 }
 
 #[test]

@@ -9,6 +9,7 @@
   (data (i32.const 80) "it says so")
   (data (i32.const 96) "text/plain")
   (data (i32.const 112) "no-parameter")
+  (data (i32.const 128) "no state of that schema is known")
 
   ;; Never frees: the tests make few calls.
   (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
@@ -117,6 +118,51 @@
     (i32.store offset=8 (local.get $result) (i32.const 10))
     (i32.store offset=12 (local.get $result) (i32.load (local.get $in)))
     (i32.store offset=16 (local.get $result) (i32.load offset=4 (local.get $in)))
+    (local.get $result))
+
+  ;; Migrates by the last byte of the schema's name. The parameters are name and length, then data,
+  ;; ends of the keys, then data, ends, marks of the states; each a pointer and a count. The result is
+  ;; 0 and a column, or 1 and a text.
+  (func (export "foldhost:plugin/migrate@0.1.0#migrate")
+    (param $name i32) (param $length i32)
+    (param $key_data i32) (param $key_bytes i32) (param $key_ends i32) (param $keys i32)
+    (param $data i32) (param $bytes i32) (param $ends i32) (param $ends_count i32)
+    (param $marks i32) (param $marks_count i32) (result i32)
+    (local $result i32) (local $what i32)
+    (local.set $what (i32.load8_u (i32.sub (i32.add (local.get $name) (local.get $length)) (i32.const 1))))
+    (local.set $result (call $alloc (i32.const 28)))
+    ;; t: traps
+    (if (i32.eq (local.get $what) (i32.const 0x74)) (then unreachable))
+    ;; l: loops for ever
+    (if (i32.eq (local.get $what) (i32.const 0x6c)) (then (loop $l (br $l))))
+    ;; x: knows no such schema
+    (if (i32.eq (local.get $what) (i32.const 0x78)) (then
+      (i32.store (local.get $result) (i32.const 1))
+      (i32.store offset=4 (local.get $result) (i32.const 128))
+      (i32.store offset=8 (local.get $result) (i32.const 32))
+      (return (local.get $result))))
+    ;; the states as they were
+    (i32.store offset=4 (local.get $result) (local.get $data))
+    (i32.store offset=8 (local.get $result) (local.get $bytes))
+    (i32.store offset=12 (local.get $result) (local.get $ends))
+    (i32.store offset=16 (local.get $result) (local.get $ends_count))
+    (i32.store offset=20 (local.get $result) (local.get $marks))
+    (i32.store offset=24 (local.get $result) (local.get $marks_count))
+    ;; f: one too few of them
+    (if (i32.eq (local.get $what) (i32.const 0x66)) (then
+      (i32.store offset=16 (local.get $result) (i32.sub (local.get $ends_count) (i32.const 1)))
+      (i32.store offset=24 (local.get $result) (i32.sub (local.get $marks_count) (i32.const 1)))))
+    ;; u: all marked unchanged, and without bytes
+    (if (i32.eq (local.get $what) (i32.const 0x75)) (then
+      (i32.store offset=8 (local.get $result) (i32.const 0))
+      (memory.fill (local.get $ends) (i32.const 0) (i32.mul (local.get $ends_count) (i32.const 4)))
+      (memory.fill (local.get $marks) (i32.const 2) (local.get $marks_count))))
+    ;; b: the first one larger than a state may be
+    (if (i32.eq (local.get $what) (i32.const 0x62)) (then
+      (i32.store offset=4 (local.get $result) (i32.const 0))
+      (i32.store offset=8 (local.get $result) (i32.const 1100000))
+      (i32.store (local.get $ends) (i32.const 1100000))
+      (i32.store offset=4 (local.get $ends) (i32.const 1100000))))
     (local.get $result))
 
   (func (export "foldhost:plugin/describe@0.1.0#describe") (result i32)

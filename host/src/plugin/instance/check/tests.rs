@@ -68,6 +68,36 @@ fn broken_columns_are_refused() {
 }
 
 #[test]
+fn migrated_states_are_present_or_absent() {
+    let check = |column| migrated(column, 2, &LIMITS);
+    let good = states(b"ab", &[2, 2], &[1, 0]);
+    assert_eq!(check(good.clone()), Ok(good));
+    assert!(migrated(states(b"", &[], &[]), 0, &LIMITS).is_ok());
+    for (what, column) in [
+        ("unchanged", states(b"ab", &[2, 2], &[1, 2])),
+        ("too few", states(b"ab", &[2], &[1])),
+        ("too many", states(b"ab", &[2, 2, 2], &[1, 0, 0])),
+        ("ends decrease", states(b"ab", &[2, 1], &[1, 1])),
+    ] {
+        let error = check(column).unwrap_err();
+        assert!(matches!(error, CallError::BadColumns(_)), "{what}: {error}");
+    }
+    let error = check(states(b"abbbbb", &[1, 6], &[1, 1])).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            CallError::StateTooLarge {
+                key_index: 1,
+                bytes: 5,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(reason("x".repeat(9_999)).len() <= limits::PLUGIN_REASON_BYTES_MAX);
+}
+
+#[test]
 fn a_too_large_state_is_named_by_its_key() {
     let error = check(states(b"aabbbbb", &[2, 7], &[1, 1]), 2).unwrap_err();
     assert_eq!(
