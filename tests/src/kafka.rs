@@ -358,6 +358,31 @@ impl Broker {
         })
     }
 
+    /// Removes the records of a partition that lie before `offset`, as retention would.
+    ///
+    /// # Errors
+    /// If the broker refuses.
+    pub fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> Result<()> {
+        let mut before = TopicPartitionList::new();
+        before.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        let admin = self.admin()?;
+        let options = AdminOptions::new();
+        let done = block_on(admin.delete_records(&before, &options))?;
+        for element in done.elements() {
+            element.error()?;
+        }
+        Ok(())
+    }
+
+    /// First and end offset of a partition, as far as its records are committed.
+    ///
+    /// # Errors
+    /// If the broker does not answer.
+    pub fn range(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        let consumer = self.consumer()?;
+        Ok(consumer.fetch_watermarks(topic, partition, ANSWERS_WITHIN)?)
+    }
+
     /// Every committed record of a topic, by partition and offset.
     ///
     /// # Errors

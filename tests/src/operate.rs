@@ -196,6 +196,18 @@ pub fn version(plugin: &str, version: &str) -> Result<Vec<u8>> {
     )
 }
 
+/// `counter` with states of another schema, which takes those of `counter` over by `migrate`.
+///
+/// # Errors
+/// If it is not there.
+pub fn migrating(version: &str) -> Result<Vec<u8>> {
+    wasm::with_field(
+        &prebuilt_plugin("migrating-counter")?,
+        "version",
+        &format!("\"{version}\""),
+    )
+}
+
 /// The code that stands in tags of answers.
 pub fn code(generation: u64, wasm: &[u8]) -> Code {
     let digest = Sha256::digest(wasm);

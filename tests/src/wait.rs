@@ -1,6 +1,6 @@
 //! Waiting for a condition, and free ports. Called by the harness and by scenarios wherever something
-//! outside the test has to happen first. Invariant: nothing waits for time to pass, only for a
-//! condition with a deadline, and a missed deadline says what was awaited and what was seen last.
+//! outside the test has to happen first. Invariant: what is awaited is a condition with a deadline, and
+//! a missed deadline says what was awaited and what was seen last.
 
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
@@ -46,11 +46,33 @@ pub fn wait_until_ok<T>(
     }
 }
 
+/// Lets time pass where the scenario is about just that: the moment of a kill, the length of an outage.
+/// Never to wait for something to have happened.
+pub fn let_pass(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// How long `work` took, and what it gave.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let start = Instant::now();
     let value = work();
     (start.elapsed(), value)
+}
+
+/// Time since a moment of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// From now on.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Until now.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
 }
 
 /// A port of the loopback address that nobody listens on.
