@@ -55,6 +55,19 @@ pub mod query {
     pub use exports::foldhost::plugin::query::{Guest, QueryError, Request};
 }
 
+pub mod migrate {
+    wit_bindgen::generate!({
+        inline: "package foldhost:sdk; world migrate { export foldhost:plugin/migrate@0.1.0; }",
+        path: "../wit",
+        with: {
+            "foldhost:plugin/types@0.1.0": crate::abi::types,
+            "foldhost:plugin/migrate@0.1.0": generate,
+        },
+        pub_export_macro: true,
+    });
+    pub use exports::foldhost::plugin::migrate::Guest;
+}
+
 pub mod configure {
     wit_bindgen::generate!({
         inline: "package foldhost:sdk; world configure { export foldhost:plugin/configure@0.1.0; }",

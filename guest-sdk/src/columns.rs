@@ -4,6 +4,7 @@
 //! a view never reads outside its column; columns that contradict each other panic (in a plugin: a
 //! trap) with a message, since only a faulty host sends them.
 
+use crate::Codec;
 use crate::abi::types::{BytesColumn, OptionalColumn};
 
 /// Mark of an absent item.
@@ -68,6 +69,14 @@ impl OptionalColumn {
     pub(crate) fn push(&mut self, bytes: Option<&[u8]>) {
         self.data.extend_from_slice(bytes.unwrap_or_default());
         self.close(if bytes.is_some() { PRESENT } else { ABSENT });
+    }
+
+    /// Appends a value as its codec writes it, or its absence.
+    pub(crate) fn push_encoded(&mut self, value: Option<&impl Codec>) {
+        if let Some(value) = value {
+            value.encode(&mut self.data);
+        }
+        self.close(if value.is_some() { PRESENT } else { ABSENT });
     }
 
     /// Ends the item whose bytes were appended to `data` since the last one.

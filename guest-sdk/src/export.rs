@@ -4,8 +4,9 @@
 //! named, and natively (in tests) the macro only checks that the traits are there.
 
 /// Makes this crate a foldhost plugin: `export!(Type)` for a [`View`](crate::View) without queries,
-/// `export!(Type: View + Query)` with [`Query`](crate::Query), and `+ Configure` with
-/// [`Configure`](crate::Configure). Once per crate; the crate is a `cdylib`.
+/// `export!(Type: View + Query)` with [`Query`](crate::Query), `+ Migrate` with
+/// [`Migrate`](crate::Migrate), `+ Configure` with [`Configure`](crate::Configure). Once per crate; the
+/// crate is a `cdylib`.
 ///
 /// What is named here is what the component offers: the host tells a plugin's kind and capabilities
 /// from its exports.
@@ -96,6 +97,10 @@ macro_rules! __check_capability {
         const fn query<T: $crate::Query>() {}
         query::<$plugin>();
     };
+    (Migrate $plugin:ty) => {
+        const fn migrate<T: $crate::Migrate>() {}
+        migrate::<$plugin>();
+    };
     (Configure $plugin:ty) => {
         const fn configure<T: $crate::Configure>() {}
         configure::<$plugin>();
@@ -104,7 +109,7 @@ macro_rules! __check_capability {
         compile_error!(concat!(
             "unknown capability `",
             stringify!($other),
-            "`: name View, and any of Query and Configure, as in `export!(Type: View + Query)`"
+            "`: name View, and any of Query, Migrate and Configure, as in `export!(Type: View + Query)`"
         ));
     };
 }
@@ -139,6 +144,23 @@ macro_rules! __export_capability {
             }
         }
         $crate::__private::abi::query::export!($guest with_types_in $crate::__private::abi::query);
+    };
+    (Migrate $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::migrate::Guest for $guest {
+            fn migrate(
+                from_schema: ::std::string::String,
+                before: $crate::__private::abi::types::States,
+            ) -> ::std::result::Result<
+                $crate::__private::abi::types::OptionalColumn,
+                ::std::string::String,
+            > {
+                $crate::__private::enter();
+                $crate::__private::migrate::<$plugin>(&from_schema, &before)
+            }
+        }
+        $crate::__private::abi::migrate::export!(
+            $guest with_types_in $crate::__private::abi::migrate
+        );
     };
     (Configure $plugin:ty, $guest:ident) => {
         impl $crate::__private::abi::configure::Guest for $guest {

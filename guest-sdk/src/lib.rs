@@ -48,6 +48,7 @@
 //! - [`Event`], [`Reject`], [`Timestamp`]: a record, a refusal, an instant.
 //! - [`Codec`]: protobuf through [`prost`] by default, [`Json`], [`Raw`], or any other.
 //! - [`Query`]: questions with typed arguments and JSON answers.
+//! - [`Migrate`]: states that older code wrote.
 //! - [`Configure`]: parameters of a deployment.
 //! - [`log`]: lines for the host's log.
 //! - [`export!`]: which of these the component offers.
@@ -61,6 +62,7 @@ mod export;
 mod fold;
 mod guest;
 pub mod log;
+mod migrate;
 mod parameters;
 mod query;
 mod reject;
@@ -70,6 +72,7 @@ mod view;
 
 pub use codec::{Codec, CodecError, Json, Raw};
 pub use event::{Event, Header, Origin};
+pub use migrate::{Migrate, Schemas};
 pub use parameters::Configure;
 pub use query::{
     Context, NoArguments, Operation, OperationInContext, Payload, Queries, Query, QueryError,
@@ -87,6 +90,7 @@ pub mod __private {
     pub use crate::abi;
     pub use crate::fold::fold_batch;
     pub use crate::guest::enter;
+    pub use crate::migrate::migrate;
     pub use crate::parameters::configure;
     pub use crate::query::{answer, describe};
 }

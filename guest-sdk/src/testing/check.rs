@@ -11,14 +11,19 @@ use super::{Record, Rejection};
 use crate::fold::read_state;
 use crate::{Codec, Reject, View};
 
-type States = BTreeMap<Vec<u8>, Vec<u8>>;
+pub(super) type States = BTreeMap<Vec<u8>, Vec<u8>>;
 type Rejects = BTreeMap<usize, Reject>;
 
 const WHY_NOT_DETERMINISTIC: &str = "`fold` must depend on its arguments only: no HashMap in the \
     state, no clock, no globals, nothing that the codec does not write";
 
-/// Folds `sent` under several splits; all must give what the driver itself has got.
-pub(super) fn deterministic<V: View>(own: &Partition, rejections: &[Rejection], sent: &[Record]) {
+/// Folds `sent` onto `base` under several splits; all must give what the driver itself has got.
+pub(super) fn deterministic<V: View>(
+    own: &Partition,
+    rejections: &[Rejection],
+    base: &States,
+    sent: &[Record],
+) {
     let rejections = rejections.iter();
     let own_rejects = rejections
         .map(|rejection| (rejection.record, rejection.reject.clone()))
@@ -28,14 +33,19 @@ pub(super) fn deterministic<V: View>(own: &Partition, rejections: &[Rejection], 
         compare_states(names, &own.states, &run.0, WHY_NOT_DETERMINISTIC);
         compare_rejects(names, &own_rejects, &run.1);
     };
-    compare("in one batch", run::<V>(sent, sent.len()));
-    compare("one by one", run::<V>(sent, 1));
+    compare("in one batch", run::<V>(base, sent, sent.len()));
+    compare("one by one", run::<V>(base, sent, 1));
     // Moves what is counted in a global out of step with the runs before.
     if let Some(first) = sent.first() {
-        run::<V>(std::slice::from_ref(first), 1);
+        run::<V>(base, std::slice::from_ref(first), 1);
     }
-    compare("in threes", run::<V>(sent, 3));
-    for (key, bytes) in &own.states {
+    compare("in threes", run::<V>(base, sent, 3));
+    read_again::<V>(&own.states);
+}
+
+/// Every state must be the same bytes once it was read and written.
+pub(super) fn read_again<V: View>(states: &States) {
+    for (key, bytes) in states {
         let again = read_state::<V>(key, bytes).to_bytes();
         if again != *bytes {
             let (key, left, right) = (text(key), text(bytes), text(&again));
@@ -47,30 +57,31 @@ pub(super) fn deterministic<V: View>(own: &Partition, rejections: &[Rejection], 
     }
 }
 
-/// Folds `sent` with everything twice, in two ways; both must give what once gives.
-pub(super) fn idempotent<V: View>(sent: &[Record]) {
+/// Folds `sent` onto `base` with everything twice, in two ways; both must give what once gives.
+pub(super) fn idempotent<V: View>(base: &States, sent: &[Record]) {
     let why = "a record that comes again must change nothing: keep what has been seen (an id, the \
         newest time) in the state, and replace instead of adding";
-    let (once, _) = run::<V>(sent, sent.len());
+    let (once, _) = run::<V>(base, sent, sent.len());
     let pairs: Vec<_> = sent
         .iter()
         .flat_map(|record| [record, record])
         .cloned()
         .collect();
-    let (twice, _) = run::<V>(&pairs, pairs.len());
+    let (twice, _) = run::<V>(base, &pairs, pairs.len());
     compare_states(
         ("every record once", "every record twice"),
         &once,
         &twice,
         why,
     );
-    let (again, _) = run::<V>(&[sent, sent].concat(), sent.len());
+    let (again, _) = run::<V>(base, &[sent, sent].concat(), sent.len());
     compare_states(("the log once", "the log twice"), &once, &again, why);
 }
 
-/// Folds `sent` from nothing in batches of `size`.
-fn run<V: View>(sent: &[Record], size: usize) -> (States, Rejects) {
+/// Folds `sent` onto `base` in batches of `size`.
+fn run<V: View>(base: &States, sent: &[Record], size: usize) -> (States, Rejects) {
     let mut partition = Partition::default();
+    partition.states.clone_from(base);
     let mut rejects = Rejects::new();
     for (number, batch) in sent.chunks(size.max(1)).enumerate() {
         for (index, reject) in partition.fold::<V>(batch) {

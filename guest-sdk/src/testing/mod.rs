@@ -5,6 +5,7 @@
 //! there.
 
 mod check;
+mod migrate;
 mod play;
 mod record;
 
@@ -52,6 +53,8 @@ use crate::{Configure, Payload, Query, QueryError, Reject, Timestamp, View, quer
 /// ```
 pub struct Driver<V: View> {
     partition: Partition,
+    /// The states that were there before the first record: migrated ones.
+    base: check::States,
     sent: Vec<Record>,
     rejections: Vec<Rejection>,
     logs: Vec<(Level, String)>,
@@ -97,6 +100,7 @@ impl<V: View> Driver<V> {
     fn with_parameters(parameters: Option<Parameters>) -> Self {
         Self {
             partition: Partition::default(),
+            base: check::States::new(),
             sent: Vec::new(),
             rejections: Vec::new(),
             logs: Vec::new(),
@@ -188,10 +192,10 @@ impl<V: View> Driver<V> {
     /// # Panics
     /// Two runs differ; the message says which, for which key, and how.
     pub fn assert_deterministic(&mut self) {
-        let (partition, sent) = (&self.partition, &self.sent);
+        let (partition, base, sent) = (&self.partition, &self.base, &self.sent);
         let rejections = &self.rejections;
         scope(&mut self.logs, &self.parameters, || {
-            check::deterministic::<V>(partition, rejections, sent);
+            check::deterministic::<V>(partition, rejections, base, sent);
         });
     }
 
@@ -204,9 +208,9 @@ impl<V: View> Driver<V> {
     /// # Panics
     /// A state differs; the message says of which key, and how.
     pub fn assert_idempotent(&mut self) {
-        let sent = &self.sent;
+        let (base, sent) = (&self.base, &self.sent);
         scope(&mut self.logs, &self.parameters, || {
-            check::idempotent::<V>(sent);
+            check::idempotent::<V>(base, sent);
         });
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::{Codec, CodecError, Event, Json, Raw};
+use crate::{Codec, CodecError, Event, Json, Migrate, Raw, Schemas};
 
 /// Sums numbers; refuses to go below zero, after having changed the state.
 struct Sum;
@@ -335,4 +335,112 @@ fn a_state_that_stays_the_same_is_unchanged() {
     assert_eq!(driver.partition.changes[&b"a"[..]].offset, 2);
     assert_eq!(driver.state_bytes("a"), Some(&b""[..]));
     driver.assert_idempotent();
+}
+
+/// Numbers as eight bytes; they were JSON before, and hexadecimal at first.
+struct Binary;
+
+#[derive(Debug, PartialEq)]
+struct Eight(u64);
+
+impl Codec for Eight {
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let bytes = bytes.try_into();
+        let bytes = bytes.map_err(|_| CodecError::new("a number has eight bytes"))?;
+        Ok(Self(u64::from_be_bytes(bytes)))
+    }
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0.to_be_bytes());
+    }
+}
+
+impl View for Binary {
+    type State = Eight;
+    type Event = Raw;
+    fn fold(state: &mut Option<Eight>, _event: &Event<'_, Raw>) -> Result<(), Reject> {
+        state.get_or_insert(Eight(0)).0 += 1;
+        Ok(())
+    }
+}
+
+thread_local! {
+    static MIGRATED: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Migrate for Binary {
+    fn schemas(from: &mut Schemas<'_, Self>) {
+        from.schema("n/2", |_, number: Json<u64>| {
+            Ok((number.0 > 0).then_some(Eight(number.0)))
+        });
+        from.schema("n/1", |key, text: Raw| {
+            crate::log::info(format_args!("reading {}", key.escape_ascii()));
+            let text = String::from_utf8_lossy(&text.0).into_owned();
+            let number = u64::from_str_radix(&text, 16);
+            Ok(Some(Eight(
+                number.map_err(|_| format!("`{text}` is no number"))?,
+            )))
+        });
+        from.schema("n/impure", |_, _: Raw| {
+            Ok(Some(Eight(MIGRATED.replace(MIGRATED.get() + 1))))
+        });
+    }
+}
+
+#[test]
+fn states_are_migrated_and_folded_on() {
+    let mut driver = Driver::<Binary>::new();
+    driver
+        .migrate("n/2", [("a", "41"), ("b", "0"), ("c", "7")])
+        .unwrap();
+    assert_eq!(driver.states().len(), 2, "b has no state any more");
+    driver.send(Record::raw("a", "")).unwrap();
+    driver.send(Record::raw("b", "")).unwrap();
+    let numbers = ["a", "b", "c"].map(|key| driver.state(key));
+    assert_eq!(numbers, [Some(Eight(42)), Some(Eight(1)), Some(Eight(7))]);
+    driver.assert_deterministic();
+}
+
+#[test]
+fn states_of_another_driver_are_migrated() {
+    let mut old = Driver::<Sum>::new();
+    old.send(number("a", 5)).unwrap();
+    let mut driver = Driver::<Binary>::new();
+    driver.migrate("n/1", [("c", "ff"), ("a", "1")]).unwrap();
+    let error = driver.migrate("n/2", old.states()).unwrap_err();
+    assert!(
+        error.starts_with("the state of key `a` (3 bytes) cannot be migrated: "),
+        "{error}"
+    );
+    assert_eq!(
+        driver.state("c"),
+        Some(Eight(255)),
+        "an error changes nothing"
+    );
+    assert!(driver.logs().iter().any(|(_, line)| line == "reading c"));
+    driver.migrate("n/2", [("c", "0")]).unwrap();
+    assert_eq!(driver.states().len(), 1);
+}
+
+#[test]
+fn a_schema_that_is_not_known_is_refused() {
+    let nothing: [(&str, &str); 0] = [];
+    let error = Driver::<Binary>::new().migrate("n/9", nothing).unwrap_err();
+    assert_eq!(
+        error,
+        "states of schema `n/9` cannot be read; known are `n/2`, `n/1`, `n/impure`"
+    );
+}
+
+#[test]
+#[should_panic(expected = "must depend on key and state only")]
+fn a_migration_that_counts_is_found() {
+    let _ = Driver::<Binary>::new().migrate("n/impure", [("a", ""), ("b", "")]);
+}
+
+#[test]
+#[should_panic(expected = "before anything is folded")]
+fn nothing_is_migrated_after_a_record() {
+    let mut driver = Driver::<Binary>::new();
+    driver.send(Record::raw("a", "")).unwrap();
+    let _ = driver.migrate("n/2", [("a", "1")]);
 }
