@@ -61,6 +61,8 @@ codes! {
     UnknownRoute = "unknown-route", 404, "There is no such route";
     /// No such plugin.
     UnknownPlugin = "unknown-plugin", 404, "There is no such plugin";
+    /// The plugin has no such generation, or not any more.
+    UnknownGeneration = "unknown-generation", 404, "There is no such generation";
     /// No such topic.
     UnknownTopic = "unknown-topic", 404, "There is no such topic";
     /// No such partition.
@@ -75,8 +77,18 @@ codes! {
     MethodNotAllowed = "method-not-allowed", 405, "The route does not take this method";
     /// The name belongs to another plugin.
     NameTaken = "name-taken", 409, "The name is taken";
-    /// Another component runs under the name and this version cannot upgrade it in place.
-    UpgradeNotSupported = "upgrade-not-supported", 409, "This version cannot upgrade a plugin in place";
+    /// Another deployment of the plugin is not finished.
+    DeploymentUnderWay = "deployment-under-way", 409, "A deployment is under way";
+    /// There is nothing to roll back to.
+    NoPreviousDeployment = "no-previous-deployment", 409, "There is no previous deployment";
+    /// No partition is blocked at the record that is to be skipped.
+    NotBlocked = "not-blocked", 409, "It is not blocked at that record";
+    /// States cannot be kept: they were folded from other inputs.
+    InputsChanged = "inputs-changed", 409, "The inputs have changed";
+    /// States cannot be kept: the code cannot read them.
+    SchemaChanged = "schema-changed", 409, "The schema of the states has changed";
+    /// The log has lost its beginning.
+    HistoryCut = "history-cut", 409, "The log does not reach back to its start";
     /// The topic exists already.
     TopicExists = "topic-exists", 409, "The topic exists already";
     /// The host owns the topic.

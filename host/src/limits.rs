@@ -31,6 +31,8 @@ pub const READER_QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const READER_QUEUE_BYTES_MIN: usize = 256 * 1024;
 /// Most bytes that wait in front of all workers of a host.
 pub const READER_QUEUES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What may wait in front of all workers of a host with little memory for states.
+pub const READER_QUEUES_BYTES_MIN: usize = 16 * 1024 * 1024;
 
 /// Largest component.
 pub const COMPONENT_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -99,13 +101,21 @@ pub const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
 pub const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longest commit interval that a manifest may ask for.
 pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
-/// Bytes of changed states in one partition that force a commit.
+/// Bytes of changed states in one partition that force a commit, however much memory there is.
 pub const DIRTY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes of states that all partitions of a host keep in memory by default.
 pub const STATE_CACHE_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+/// Fewest bytes for states that a configuration may give.
+pub const STATE_CACHE_BYTES_MIN: usize = 1024 * 1024;
 
-/// Bytes of blocks, indexes and filters that all stores of a host share in memory by default.
-pub const STATE_BLOCK_CACHE_BYTES_DEFAULT: u64 = 64 * 1024 * 1024;
+/// Fewest bytes of blocks, indexes and filters that all stores of a host share in memory.
+pub const STATE_BLOCK_CACHE_BYTES_MIN: usize = 16 * 1024 * 1024;
+/// Most bytes of blocks, indexes and filters that all stores of a host share in memory.
+pub const STATE_BLOCK_CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// States of one batch that are read from a store at the same time.
+pub const STATE_READS_CONCURRENT_MAX: usize = 32;
+/// Threads that wait for the disk on behalf of the stores.
+pub const STATE_DISK_THREADS_MAX: usize = 32;
 /// How long one call to a store may take before it counts as unanswered.
 pub const STATE_CALL_MAX: Duration = Duration::from_secs(20);
 /// How long closing a store may take; nothing is lost by cutting it short.
@@ -290,7 +300,10 @@ pub const ASSIGNMENT_CHANGES_MAX: usize = 64;
 const _: () = {
     assert!(BATCH_BYTES_MAX <= READER_QUEUE_BYTES_MAX);
     assert!(READER_QUEUE_BYTES_MIN <= READER_QUEUE_BYTES_MAX);
-    assert!(READER_QUEUE_BYTES_MAX <= READER_QUEUES_BYTES_MAX);
+    assert!(READER_QUEUE_BYTES_MAX <= READER_QUEUES_BYTES_MIN);
+    assert!(READER_QUEUES_BYTES_MIN <= READER_QUEUES_BYTES_MAX);
+    assert!(STATE_CACHE_BYTES_MIN <= STATE_CACHE_BYTES_DEFAULT);
+    assert!(STATE_BLOCK_CACHE_BYTES_MIN <= STATE_BLOCK_CACHE_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= RECORD_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= APPEND_BODY_BYTES_MAX);
     assert!(APPEND_BODY_BYTES_MAX <= BODY_DRAIN_BYTES_MAX);

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::exit;
 use crate::telemetry::LogFormat;
-use crate::types::{ClusterName, PluginName, TopicName};
+use crate::types::{ClusterName, PluginName, RecordPosition, TopicName};
 
 /// Run event-sourcing logic on Kafka, or on a log of its own, as sandboxed pure functions.
 #[derive(Debug, Parser)]
@@ -123,6 +123,34 @@ pub(super) enum PluginCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Stop folding, on every host; queries are answered from the states that there are.
+    Pause {
+        /// Its name.
+        name: PluginName,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Go on folding.
+    Resume {
+        /// Its name.
+        name: PluginName,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Drop what is being built; or, if nothing is, run what ran before.
+    Rollback(RollbackArgs),
+    /// Leave out one record at which a partition is blocked; it goes on behind it.
+    Skip {
+        /// Its name.
+        name: PluginName,
+        /// The record, as `plugin show` prints it: topic/partition@offset.
+        at: RecordPosition,
+        /// Why; kept with the decision.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Print the topics, groups and rights that a plugin needs on Kafka. Asks no host.
     Requirements(RequirementsArgs),
     /// Stop a plugin and free its states. Its input stays as it is.
@@ -154,14 +182,57 @@ pub(super) struct DeployArgs {
     /// Check everything, change nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Wait until it has read its backlog.
+    #[command(flatten)]
+    pub(super) states: StateArgs,
+    #[command(flatten)]
+    pub(super) wait: WaitArgs,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+/// What is to run again, and how.
+#[derive(Debug, Clone, Args)]
+pub(super) struct RollbackArgs {
+    /// Name of the plugin.
+    pub(super) name: PluginName,
+    #[command(flatten)]
+    pub(super) states: StateArgs,
+    #[command(flatten)]
+    pub(super) wait: WaitArgs,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+/// What becomes of the states that other code left.
+#[derive(Debug, Clone, Args)]
+pub(super) struct StateArgs {
+    /// Build them anew from the log, while the old ones answer (what happens to other code without
+    /// this), or keep them and go on.
+    #[arg(long, value_enum)]
+    pub(super) state: Option<StateChoice>,
+    /// Build them from what the log still has, although it has lost its beginning.
+    #[arg(long)]
+    pub(super) from_retained: bool,
+}
+
+/// See [`StateArgs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum StateChoice {
+    /// Build them from the log.
+    Rebuild,
+    /// Go on from them.
+    Keep,
+}
+
+/// Whether to wait.
+#[derive(Debug, Clone, Args)]
+pub(super) struct WaitArgs {
+    /// Wait until it has read its backlog and answers.
     #[arg(long)]
     pub(super) wait: bool,
     /// How long to wait for that, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "wait")]
     pub(super) timeout: u64,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
 }
 
 /// What the requirements are about.
@@ -337,7 +408,7 @@ mod tests {
             (args.name.unwrap().as_str(), args.client.url.as_str()),
             ("b", "http://h:1")
         );
-        assert!(args.wait && !args.dry_run);
+        assert!(args.wait.wait && !args.dry_run);
         assert!(parse("foldhost plugin deploy a.wasm --set novalue").is_err());
         assert!(parse("foldhost plugin deploy a.wasm --name Not_A_Name").is_err());
     }

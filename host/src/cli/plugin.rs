@@ -9,11 +9,11 @@ use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 
 use super::args::{DeployArgs, PluginCommand};
-use super::client::{Answer, Client, ClientError};
+use super::client::Client;
 use super::confirm::confirm;
 use super::exit::UsageError;
 use super::output::{self, field, table};
-use super::{plugin_build, requirements, scaffold};
+use super::{follow, operate, plugin_build, requirements, scaffold};
 use crate::limits;
 use crate::plugin::component;
 use crate::plugin::manifest::Manifest;
@@ -30,6 +30,15 @@ pub(super) fn run(command: PluginCommand) -> anyhow::Result<()> {
         PluginCommand::Deploy(args) => deploy(&args),
         PluginCommand::List { client } => list(&Client::new(&client)?, client.json),
         PluginCommand::Show { name, client } => show(&Client::new(&client)?, &name, client.json),
+        PluginCommand::Pause { name, client } => operate::pause(&name, &client, true),
+        PluginCommand::Resume { name, client } => operate::pause(&name, &client, false),
+        PluginCommand::Rollback(args) => operate::rollback(&args),
+        PluginCommand::Skip {
+            name,
+            at,
+            reason,
+            client,
+        } => operate::skip(&name, &at, &reason, &client),
         PluginCommand::Requirements(args) => requirements::run(&args),
         PluginCommand::Delete { name, yes, client } => {
             let client = Client::new(&client)?;
@@ -149,6 +158,7 @@ fn deploy(args: &DeployArgs) -> anyhow::Result<()> {
     if args.dry_run {
         pairs.push(("dry_run", "true".to_owned()));
     }
+    pairs.extend(operate::state_pairs(&args.states));
     let pairs: Vec<_> = pairs
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
@@ -164,11 +174,10 @@ fn deploy(args: &DeployArgs) -> anyhow::Result<()> {
     } else {
         output::line(&deployed(&answer))?;
     }
-    if args.wait && !args.dry_run {
-        wait_ready(&client, name.as_str(), args.timeout)?;
-        output::note(&format!("{name} is live"));
+    if args.dry_run {
+        return Ok(());
     }
-    Ok(())
+    follow::until_live(&client, name.as_str(), &answer, &args.wait)
 }
 
 /// What a deployment did, in a sentence.
@@ -182,31 +191,23 @@ fn deployed(answer: &Value) -> String {
             field(answer, "deployment"),
             field(answer, "generation")
         ),
+        Some("swapped") => format!(
+            "deployed {what} on the states that are there, as deployment {} of generation {}: \
+             `foldhost plugin show {name}` tells from which position on it folds",
+            field(answer, "deployment"),
+            field(answer, "generation")
+        ),
+        Some("building") => format!(
+            "building generation {} of {what} from {reads}, as deployment {}; the old one answers until \
+             it is ready",
+            field(answer, "generation"),
+            field(answer, "deployment")
+        ),
         Some("unchanged") => format!("{what} runs already, reading {reads}: nothing changed"),
         Some("dry-run") => {
             format!("{what} can be deployed and would read {reads}: nothing changed")
         }
         _ => answer.to_string(),
-    }
-}
-
-/// Waits until a plugin is live on the host.
-fn wait_ready(client: &Client, name: &str, timeout_seconds: u64) -> anyhow::Result<()> {
-    let mut left = timeout_seconds;
-    loop {
-        let wait = left.min(limits::WAIT_MAX.as_secs());
-        let path = ["v1", "plugins", name, "ready"];
-        match client.get(&path, &[("_wait", &wait.to_string())]) {
-            Ok(Answer { .. }) => return Ok(()),
-            Err(ClientError::Refused {
-                status: 503,
-                problem,
-                ..
-            }) if left > wait && problem["plugin_status"] != "blocked" => {
-                left -= wait;
-            }
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 
@@ -298,17 +299,73 @@ fn described(plugin: &Value) -> String {
     if let Some(error) = plugin["last_error"].as_str() {
         lines.push(format!("{:<12}{error}", "error"));
     }
+    for skip in items("skips") {
+        let [at, reason, number] = ["at", "reason", "skip"].map(|name| field(&skip, name));
+        lines.push(format!("{:<12}{at}: {reason} (decision {number})", "skipped"));
+    }
+    if !plugin["paused"].is_null() {
+        lines.push(format!(
+            "{:<12}until `foldhost plugin resume {}`",
+            "paused",
+            field(plugin, "name")
+        ));
+    }
     let partitions = items("partitions");
+    lines.push(format!("\n{}", partition_table(&partitions)));
+    blocked(&partitions, &mut lines);
+    for role in ["building", "kept"] {
+        let generation = &plugin[role];
+        if generation.is_null() {
+            continue;
+        }
+        let [number, version, status, lag, rate] =
+            ["generation", "version", "status", "lag", "rate_per_second"]
+                .map(|name| field(generation, name));
+        let left = match generation["seconds_left"].as_u64() {
+            Some(left) => format!(", about {left} s left"),
+            None => String::new(),
+        };
+        lines.push(format!(
+            "\n{role}: generation {number} ({version}), {status}, {lag} records behind, {rate} a \
+             second{left}"
+        ));
+        let partitions = generation["partitions"].as_array();
+        let partitions = partitions.map(Vec::as_slice).unwrap_or_default();
+        lines.push(partition_table(partitions));
+        blocked(partitions, &mut lines);
+    }
+    let deployments = items("deployments");
+    let rows: Vec<_> = deployments
+        .iter()
+        .map(|deployment| {
+            ["deployment", "generation", "version", "how", "principal"]
+                .map(|name| field(deployment, name))
+        })
+        .collect();
+    let header = ["DEPLOYMENT", "GENERATION", "VERSION", "HOW", "BY"];
+    lines.push(format!("\n{}", table(header, &rows)));
+    lines.join("\n")
+}
+
+fn partition_table(partitions: &[Value]) -> String {
     let rows: Vec<_> = partitions
         .iter()
         .map(|partition| {
-            ["partition", "status", "position", "end", "lag", "owner"]
-                .map(|name| field(partition, name))
+            [
+                "partition", "status", "position", "end", "lag", "folds_from", "owner",
+            ]
+            .map(|name| field(partition, name))
         })
         .collect();
-    let header = ["PARTITION", "STATUS", "POSITION", "END", "LAG", "OWNER"];
-    lines.push(format!("\n{}", table(header, &rows)));
-    for partition in &partitions {
+    let header = [
+        "PARTITION", "STATUS", "POSITION", "END", "LAG", "CODE SINCE", "OWNER",
+    ];
+    table(header, &rows)
+}
+
+/// Why partitions do not go on.
+fn blocked(partitions: &[Value], lines: &mut Vec<String>) {
+    for partition in partitions {
         let number = field(partition, "partition");
         let blocked = &partition["blocked"];
         if !blocked.is_null() {
@@ -321,7 +378,6 @@ fn described(plugin: &Value) -> String {
             lines.push(format!("\npartition {number}: {error}"));
         }
     }
-    lines.join("\n")
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Which host answers for a key: this one, another one by its URL, or nobody right now. Called by
 //! `http`; follows the journals that owners announce themselves in.
 //!
-//! Invariant: of two announcements of a partition, the one with the higher generation and epoch is
-//! right, whatever order they were read in. It may still be stale: the owner itself refuses what it
-//! does not own, so a stale route costs a detour, never a wrong answer.
+//! Invariant: of two announcements of a partition in one generation, the one with the higher epoch is
+//! right, whatever order they were read in, and whoever owns a partition opens it in the generation
+//! that answers. It may still be stale: the owner itself refuses what it does not own, so a stale route
+//! costs a detour, never a wrong answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use crate::log::{Log, LogError, Read, ReadLimits, ReaderSet, RecordBatch};
 use crate::manager::{Manager, Plugin};
 use crate::partition::PartitionHandle;
 use crate::partition::journal::{self, Owner};
-use crate::types::{ClusterName, DeploymentId, Offset, Partition, PluginName, TopicPartition};
+use crate::types::{
+    ClusterName, DeploymentId, GenerationId, Offset, Partition, PluginName, TopicPartition,
+};
 
 /// Where a partition is answered for.
 #[derive(Debug, Clone)]
@@ -40,8 +43,11 @@ struct Inner {
     own_url: String,
     log: Arc<dyn Log>,
     manager: Manager,
-    owners: RwLock<BTreeMap<PluginName, BTreeMap<Partition, Owner>>>,
+    owners: RwLock<BTreeMap<PluginName, Owners>>,
 }
+
+/// Who announced what last.
+type Owners = BTreeMap<(Partition, GenerationId), Owner>;
 
 impl Cluster {
     /// Starts to follow the journals of all plugins, until `stop`.
@@ -73,7 +79,7 @@ impl Cluster {
         {
             return Location::Local(handle.clone());
         }
-        match (self.owner_url(plugin.name(), partition), local) {
+        match (self.owner_url(plugin, partition), local) {
             (Some(url), _) if url != self.0.own_url => Location::Remote(url),
             // The assignment is lost, and nobody else has taken it: the last state still answers.
             (_, Some(handle)) => Location::Local(handle),
@@ -83,12 +89,17 @@ impl Cluster {
 
     /// URL of the host that announced itself last as the owner of a partition.
     #[must_use]
-    pub fn owner_url(&self, plugin: &PluginName, partition: Partition) -> Option<String> {
+    pub fn owner_url(&self, plugin: &Plugin, partition: Partition) -> Option<String> {
+        let serving = plugin.deployment().generation;
         let owners = self.0.owners.read();
-        owners
-            .get(plugin)?
-            .get(&partition)
-            .map(|owner| owner.url.clone())
+        let owners = owners.get(plugin.name())?;
+        let answers = owners.get(&(partition, serving));
+        // While a generation takes over, its owner may not have opened it yet.
+        let any = || {
+            let all = (partition, GenerationId(0))..=(partition, GenerationId(u64::MAX));
+            owners.range(all).next_back().map(|(_, owner)| owner)
+        };
+        answers.or_else(any).map(|owner| owner.url.clone())
     }
 }
 
@@ -96,12 +107,28 @@ impl Inner {
     fn announced(&self, plugin: &PluginName, owner: Owner) {
         let mut owners = self.owners.write();
         let known = owners.entry(plugin.clone()).or_default();
-        let rank = |owner: &Owner| (owner.generation, owner.epoch);
-        match known.get(&owner.partition) {
-            Some(before) if rank(before) > rank(&owner) => {}
+        let place = (owner.partition, owner.generation);
+        match known.get(&place) {
+            Some(before) if before.epoch > owner.epoch => {}
             _ => {
-                known.insert(owner.partition, owner);
+                known.insert(place, owner);
             }
+        }
+    }
+}
+
+/// What of a plugin decides how its journal is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Followed {
+    first: DeploymentId,
+    partitions: u32,
+}
+
+impl Followed {
+    fn of(plugin: &Plugin) -> Self {
+        Self {
+            first: plugin.first(),
+            partitions: plugin.decided().partitions_max(),
         }
     }
 }
@@ -109,18 +136,19 @@ impl Inner {
 /// Follows the journals of what runs, as that changes.
 async fn follow_all(cluster: Arc<Inner>, stop: CancellationToken) {
     let mut changes = cluster.manager.changes();
-    let mut following: BTreeMap<PluginName, (DeploymentId, CancellationToken)> = BTreeMap::new();
+    let mut following: BTreeMap<PluginName, (Followed, CancellationToken)> = BTreeMap::new();
     loop {
         let plugins = cluster.manager.plugins();
-        following.retain(|name, (deployment, stop)| {
-            let runs = plugins
-                .iter()
-                .any(|plugin| plugin.name() == name && plugin.deployment().id == *deployment);
-            if !runs {
-                stop.cancel();
+        following.retain(|name, (followed, stop)| {
+            let mut now = plugins.iter().filter(|plugin| plugin.name() == name);
+            let now = now.next().map(|plugin| Followed::of(plugin));
+            if now.is_none_or(|now| now.first != followed.first) {
                 cluster.owners.write().remove(name);
             }
-            runs
+            if now != Some(*followed) {
+                stop.cancel();
+            }
+            now == Some(*followed)
         });
         for plugin in plugins {
             let name = plugin.name().clone();
@@ -131,7 +159,7 @@ async fn follow_all(cluster: Arc<Inner>, stop: CancellationToken) {
                     plugin.clone(),
                     token.clone(),
                 ));
-                (plugin.deployment().id, token)
+                (Followed::of(&plugin), token)
             });
         }
         tokio::select! {
@@ -170,7 +198,7 @@ async fn follow_journal(cluster: &Arc<Inner>, plugin: &Arc<Plugin>) -> LogError 
             Err(error) => return error,
         };
     let mut partitions = JoinSet::new();
-    for partition in 0..plugin.partition_count() {
+    for partition in 0..plugin.decided().partitions_max() {
         let of = TopicPartition {
             topic: topic.clone(),
             partition: Partition(partition),

@@ -15,17 +15,18 @@ use super::context::App;
 use crate::cluster::Location;
 use crate::error::{Code, Problem};
 use crate::manager::Plugin;
-use crate::partition::{PartitionHandle, PartitionStatus, Phase};
+use crate::partition::{CodeInUse, Lookup, PartitionHandle, PartitionStatus, Phase};
 use crate::state::KeyState;
 use crate::types::{Offset, Partition, TopicName};
 
 /// The topic whose partitions are the plugin's partitions.
-pub(super) fn topic(plugin: &Plugin) -> &TopicName {
-    &plugin
-        .inputs()
-        .first()
+pub(super) fn topic(plugin: &Plugin) -> TopicName {
+    let deployment = plugin.deployment();
+    let first = deployment.inputs.first();
+    first
         .expect("a manifest without inputs is refused")
         .topic
+        .clone()
 }
 
 /// The local partition, or who has it.
@@ -54,34 +55,47 @@ pub(super) fn local(
     }
 }
 
-/// Waits until the partition has folded what the client named, and checks that it may answer.
+/// Waits until whoever answers for the partition has folded what the client named, and checks that it
+/// may answer. Another generation may take over meanwhile.
 pub(super) async fn ready(
     app: &App,
     plugin: &Plugin,
     partition: Partition,
-    handle: &PartitionHandle,
     conditions: &Conditions,
-) -> Result<PartitionStatus, Problem> {
-    if let Some(offset) = wanted(plugin, partition, conditions)? {
-        wait(
-            app,
-            plugin,
-            partition,
-            handle,
-            offset,
-            conditions.wait_or_default(),
-        )
-        .await?;
-    }
+) -> Result<(PartitionHandle, PartitionStatus), Problem> {
+    let handle = match wanted(plugin, partition, conditions)? {
+        None => local(app, plugin, partition)?,
+        Some(offset) => wait(app, plugin, partition, offset, conditions.wait_or_default()).await?,
+    };
     let status = handle.status();
     match status.phase {
-        Phase::Live | Phase::Blocked => Ok(status),
+        _ if status.answers => Ok((handle, status)),
         Phase::Opening => Err(opening(plugin, partition)),
-        Phase::Replaying => match conditions.max_lag {
-            Some(max) if status.lag_events <= max => Ok(status),
+        _ => match conditions.max_lag {
+            Some(max) if status.lag_events <= max => Ok((handle, status)),
             _ => Err(replaying(plugin, partition, &status)),
         },
     }
+}
+
+/// State of a key, from whoever answers now: a generation that was relieved meanwhile may be gone.
+pub(super) async fn state(
+    app: &App,
+    plugin: &Plugin,
+    partition: Partition,
+    handle: &mut PartitionHandle,
+    key: &[u8],
+) -> Result<Lookup, Problem> {
+    let error = match handle.state(key).await {
+        Ok(lookup) => return Ok(lookup),
+        Err(error) => error,
+    };
+    let now = local(app, plugin, partition)?;
+    if now.is_same(handle) {
+        return Err(error.into());
+    }
+    *handle = now;
+    Ok(handle.state(key).await?)
 }
 
 /// The last record of this partition that the client wants to see folded.
@@ -90,7 +104,8 @@ fn wanted(
     partition: Partition,
     conditions: &Conditions,
 ) -> Result<Option<Offset>, Problem> {
-    let inputs = plugin.inputs();
+    let deployment = plugin.deployment();
+    let inputs = &deployment.inputs;
     let is_input = |topic: &TopicName| inputs.iter().any(|input| input.topic == *topic);
     if let Some(foreign) = conditions.positions.iter().find(|at| !is_input(&at.topic)) {
         let topics: Vec<_> = inputs.iter().map(|input| input.topic.as_str()).collect();
@@ -111,29 +126,35 @@ fn wanted(
     Ok(here.map(|at| at.offset).max())
 }
 
+/// Who answers now, as soon as that has folded the record at `offset`.
 async fn wait(
     app: &App,
     plugin: &Plugin,
     partition: Partition,
-    handle: &PartitionHandle,
     offset: Offset,
     within: Duration,
-) -> Result<(), Problem> {
-    let is_stuck = || {
+) -> Result<PartitionHandle, Problem> {
+    /// How long one of several that may answer is waited for.
+    const SLICE: Duration = Duration::from_millis(100);
+    let clock = &app.services.clock;
+    let until = clock.elapsed() + within;
+    let handle = loop {
+        let handle = local(app, plugin, partition)?;
+        let left = until.saturating_sub(clock.elapsed());
+        let folded = handle.wait_folded(offset, left.min(SLICE));
+        if app.unless_stopped(folded).await? {
+            return Ok(handle);
+        }
         let status = handle.status();
-        status.phase == Phase::Blocked && status.next <= offset
+        // What stands still folds nothing more: waiting would only hide why.
+        let is_stuck = matches!(status.phase, Phase::Blocked | Phase::Paused);
+        if is_stuck || left.is_zero() {
+            break handle;
+        }
     };
-    // A blocked partition folds nothing more: waiting would only hide why.
-    if !is_stuck()
-        && app
-            .unless_stopped(handle.wait_folded(offset, within))
-            .await?
-    {
-        return Ok(());
-    }
     let status = handle.status();
     if status.next > offset {
-        return Ok(());
+        return Ok(handle);
     }
     let topic = topic(plugin);
     let mut detail = format!(
@@ -144,6 +165,9 @@ async fn wait(
     let _ = match (&status.blocked, &status.last_error) {
         (Some(blocked), _) => write!(detail, "the partition is blocked: {}", blocked.detail),
         (None, Some(error)) => write!(detail, "the partition keeps trying after an error: {error}"),
+        (None, None) if status.phase == Phase::Paused => {
+            write!(detail, "it is paused (`foldhost plugin resume {}`)", plugin.name())
+        }
         (None, None) => write!(
             detail,
             "its next record is {}; ask again, or wait longer with 'Prefer: wait=<seconds>'",
@@ -186,12 +210,12 @@ fn replaying(plugin: &Plugin, partition: Partition, status: &PartitionStatus) ->
 }
 
 /// Version of a key's state as this code answers from it: `<generation>.<partition>.<offset>-<digest8>`.
-pub(super) fn version(plugin: &Plugin, partition: Partition, state: &KeyState) -> String {
-    let deployment = plugin.deployment();
-    let [a, b, c, d, ..] = deployment.digest.as_bytes();
+pub(super) fn version(handle: &PartitionHandle, code: &CodeInUse, state: &KeyState) -> String {
+    let store = &handle.spec().store;
+    let [a, b, c, d, ..] = code.code.inspection().digest.as_bytes();
     format!(
-        "{}.{partition}.{}-{a:02x}{b:02x}{c:02x}{d:02x}",
-        deployment.generation, state.changed_at
+        "{}.{}.{}-{a:02x}{b:02x}{c:02x}{d:02x}",
+        store.generation, store.partition, state.changed_at
     )
 }
 

@@ -25,7 +25,7 @@ use super::{problem, views};
 use crate::error::{Code, Problem};
 use crate::limits;
 use crate::manager::Plugin;
-use crate::partition::PartitionHandle;
+use crate::partition::{CodeInUse, PartitionHandle};
 use crate::plugin::CallContext;
 use crate::types::{KeyFormat, Partition};
 
@@ -100,10 +100,11 @@ async fn list_keys(
         .map(Partition);
     let prefix = prefix(plugin.deployment().manifest.key, host.one("_prefix")?)?;
 
-    let (partitions, elsewhere) = partitions(&app, &plugin, only)?;
+    let (mut partitions, elsewhere) = partitions(&app, &plugin, only)?;
     let conditions = Conditions::of(&headers)?;
-    let progress = ready(&app, &plugin, &partitions, &conditions).await?;
-    let asking = asking(&app, &plugin, &principal, arguments, partitions[0].0)?;
+    let progress = ready(&app, &plugin, &mut partitions, &conditions).await?;
+    let code = partitions[0].1.code();
+    let asking = asking(&app, &code, &principal, arguments)?;
     let listing = Listing {
         plugin: plugin.clone(),
         partitions,
@@ -124,7 +125,7 @@ async fn list_keys(
         .await?
     };
     let headers = response.headers_mut();
-    access::stamp(headers, access::topic(&plugin), &progress, &conditions);
+    access::stamp(headers, &access::topic(&plugin), &progress, &conditions);
     let covered: Vec<_> = progress.iter().map(|at| at.partition.to_string()).collect();
     headers.insert(PARTITIONS, access::ascii(covered.join(", ")));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -178,7 +179,7 @@ fn partitions(
         match access::local(app, plugin, partition) {
             Ok(handle) => here.push((partition, handle)),
             Err(problem) => {
-                let owner = app.services.cluster.owner_url(plugin.name(), partition);
+                let owner = app.services.cluster.owner_url(plugin, partition);
                 elsewhere.push(Elsewhere {
                     partition: partition.0,
                     owner,
@@ -196,12 +197,13 @@ fn partitions(
 async fn ready(
     app: &App,
     plugin: &Plugin,
-    partitions: &Partitions,
+    partitions: &mut Partitions,
     conditions: &Conditions,
 ) -> Result<Vec<Progress>, Problem> {
     let mut progress = Vec::with_capacity(partitions.len());
     for (partition, handle) in partitions {
-        let status = access::ready(app, plugin, *partition, handle, conditions).await?;
+        let (answers, status) = access::ready(app, plugin, *partition, conditions).await?;
+        *handle = answers;
         progress.push(Progress {
             partition: *partition,
             start: status.start,
@@ -215,15 +217,11 @@ async fn ready(
 /// How the plugin is asked about each key.
 fn asking(
     app: &App,
-    plugin: &Plugin,
+    code: &CodeInUse,
     principal: &Principal,
     arguments: Vec<(String, String)>,
-    partition: Partition,
 ) -> Result<Asking, Problem> {
-    let code = plugin
-        .code()
-        .ok_or_else(|| access::opening(plugin, partition))?;
-    let inspection = code.inspection();
+    let inspection = code.code.inspection();
     if !inspection.capabilities.query {
         return match arguments.is_empty() {
             true => Ok(Asking::State),

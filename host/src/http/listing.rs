@@ -16,7 +16,7 @@ use super::encoding;
 use crate::error::{Code, Problem};
 use crate::limits;
 use crate::manager::Plugin;
-use crate::partition::PartitionHandle;
+use crate::partition::{CodeInUse, PartitionHandle};
 use crate::plugin::{CallContext, Payload, QueryError, Question};
 use crate::state::KeyState;
 use crate::types::Partition;
@@ -139,7 +139,7 @@ impl Listing {
         let mut items = Items::new();
         let mut bytes = 0;
         while items.len() < items_max && bytes < limits::PAGE_BYTES_MAX {
-            let Some((partition, handle)) = self.partitions.get(walk.partition) else {
+            let Some((_, handle)) = self.partitions.get(walk.partition) else {
                 break;
             };
             let wanted = (items_max - items.len()).min(limits::PAGE_SCAN_KEYS);
@@ -155,7 +155,7 @@ impl Listing {
             }
             let asked: Vec<_> = found
                 .into_iter()
-                .map(|(key, state)| self.item(*partition, key, state))
+                .map(|(key, state)| self.item(handle, key, state))
                 .collect();
             let mut answered = stream::iter(asked).buffered(limits::PAGE_ANSWERS_CONCURRENT);
             while let Some(item) = answered.next().await {
@@ -195,11 +195,12 @@ impl Listing {
 
     async fn item(
         &self,
-        partition: Partition,
+        handle: &PartitionHandle,
         key: Bytes,
         state: KeyState,
     ) -> Result<(Bytes, Box<RawValue>), Problem> {
-        let text = self.plugin.deployment().manifest.key.format(&key);
+        let code = handle.code();
+        let text = code.manifest().key.format(&key);
         let key_base64 = text.is_none().then(|| encoding::to_base64(&key));
         let uses_context = matches!(
             &self.asking,
@@ -211,8 +212,8 @@ impl Listing {
         let mut item = KeyItem {
             key: text,
             key_base64,
-            partition: partition.0,
-            version: (!uses_context).then(|| access::version(&self.plugin, partition, &state)),
+            partition: handle.spec().store.partition.0,
+            version: (!uses_context).then(|| access::version(handle, &code, &state)),
             changed_at_ms: state.changed_at_ms,
             ..KeyItem::default()
         };
@@ -221,7 +222,8 @@ impl Listing {
             Asking::State => item.state_base64 = Some(encoding::to_base64(&state.state)),
             Asking::Question { arguments, context } => {
                 let question = question(arguments, context.as_ref(), &state);
-                self.ask(&mut item, key.clone(), state, question).await?;
+                self.ask(&mut item, &code, key.clone(), state, question)
+                    .await?;
             }
         }
         let item =
@@ -232,11 +234,12 @@ impl Listing {
     async fn ask(
         &self,
         item: &mut KeyItem,
+        code: &CodeInUse,
         key: Bytes,
         state: KeyState,
         question: Question,
     ) -> Result<(), Problem> {
-        let error = match self.plugin.answer(key, Some(state.state), question).await {
+        let error = match self.plugin.answer(code, key, Some(state.state), question).await {
             Ok(Ok(payload)) => {
                 item.answered(payload);
                 return Ok(());

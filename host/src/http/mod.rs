@@ -18,6 +18,7 @@ mod keys;
 mod listing;
 mod middleware;
 mod openapi;
+mod operations;
 mod params;
 mod plugin_json;
 mod plugins;
@@ -141,9 +142,13 @@ fn groups() -> Vec<Group> {
         group(
             Admin,
             &[Scope::Operate, Scope::Deploy],
-            plugins::read_routes(),
+            plugins::read_routes().merge(operations::read_routes()),
         ),
-        group(Admin, &[Scope::Deploy], plugins::write_routes()),
+        group(
+            Admin,
+            &[Scope::Deploy],
+            plugins::write_routes().merge(operations::write_routes()),
+        ),
         group(Admin, &Scope::ALL, health::common_routes()),
     ]
 }

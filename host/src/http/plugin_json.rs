@@ -1,13 +1,15 @@
-//! Plugins as JSON: the list, one of them with its partitions, and what a deployment did. Used by
-//! `plugins`.
+//! Plugins as JSON: the list, one of them with its generations and partitions, and what a deployment
+//! did. Used by `plugins` and `operations`.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::context::App;
-use crate::manager::{DeployOutcome, Deployed, Plugin};
-use crate::partition::{PartitionStatus, Phase};
+use crate::manager::{
+    Decided, DeployOutcome, Deployed, Deployment, Generation, How, Origin, Plugin, Skip,
+};
+use crate::partition::{PartitionHandle, PartitionStatus, Phase};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{Description, Kind, Operation};
 use crate::types::{KeyFormat, Partition};
@@ -33,7 +35,7 @@ pub(super) struct PluginSummary {
     generation: u64,
     /// SHA-256 of its component.
     digest: String,
-    /// The worst of its partitions on this host: `blocked`, `opening`, `replaying` or `live`.
+    /// The worst of its partitions on this host: `blocked`, `paused`, `opening`, `replaying` or `live`.
     status: &'static str,
     /// How many records its partitions on this host are behind.
     lag: u64,
@@ -60,12 +62,71 @@ pub(super) struct PluginDetails {
     queries: Vec<QueryDetails>,
     /// Every decision to run a component under this name, the newest last.
     deployments: Vec<DeploymentDetails>,
+    /// Since when folding stands still; null = it does not.
+    paused: Option<PausedDetails>,
+    /// The generation that is being built, and answers once it is ready; null = none.
+    building: Option<GenerationDetails>,
+    /// The generation that answered before and is folded on for a rollback; null = none.
+    kept: Option<GenerationDetails>,
+    /// Records that are not folded.
+    skips: Vec<SkipDetails>,
     /// Whether the log reached back to its first record when the state was built here.
     history: History,
     /// Its partitions.
     partitions: Vec<PartitionDetails>,
     /// What keeps it from running here, while it is tried again.
     last_error: Option<String>,
+}
+
+/// Folding stands still.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct PausedDetails {
+    /// Name of the token that asked for it; empty = none was needed.
+    principal: String,
+    /// When, in milliseconds since the Unix epoch.
+    at_ms: i64,
+}
+
+/// A record that is not folded.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct SkipDetails {
+    /// Number of the decision.
+    skip: u64,
+    /// The record, as topic/partition@offset.
+    at: String,
+    /// Why.
+    reason: String,
+    /// Name of the token that asked for it; empty = none was needed.
+    principal: String,
+    /// When, in milliseconds since the Unix epoch.
+    at_ms: i64,
+}
+
+/// One build-up of a plugin's state.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct GenerationDetails {
+    /// Its number.
+    generation: u64,
+    /// Number of the deployment whose code folds it.
+    deployment: u64,
+    /// The plugin's own version.
+    version: String,
+    /// SHA-256 of the component.
+    digest: String,
+    /// `serving`, `building`, `kept` or `retiring`.
+    role: &'static str,
+    /// `log`, or `migrated` from the states of an earlier generation.
+    origin: &'static str,
+    /// The worst of its partitions on this host, as for the plugin; `blocked` also if another host's is.
+    status: &'static str,
+    /// How many records its partitions on this host are behind.
+    lag: u64,
+    /// How many records they fold in a second, lately.
+    rate_per_second: u64,
+    /// How long that will take; null = not known, 0 = it is there.
+    seconds_left: Option<u64>,
+    /// Its partitions.
+    partitions: Vec<PartitionDetails>,
 }
 
 /// A topic that a plugin reads.
@@ -105,6 +166,12 @@ struct DeploymentDetails {
     version: String,
     /// SHA-256 of the component.
     digest: String,
+    /// What it did with the states: `first`, `rebuild`, `keep`, `migrate` or `rollback`.
+    how: &'static str,
+    /// The deployment that it runs again; null = it was no rollback.
+    rolls_back_to: Option<u64>,
+    /// Whether it answered at some time.
+    served: bool,
     /// When it was asked for, in milliseconds since the Unix epoch.
     at_ms: i64,
     /// Name of the token that asked for it; empty = none was needed.
@@ -130,7 +197,7 @@ struct PartitionDetails {
     partition: u32,
     /// URL of the host that owns it; null = nobody does right now.
     owner: Option<String>,
-    /// `opening`, `replaying`, `live` or `blocked`; null = ask its owner.
+    /// `opening`, `replaying`, `live`, `paused` or `blocked`; null = ask its owner.
     #[schema(value_type = Option<String>)]
     status: Option<Phase>,
     /// Offset of the last folded record; null = none yet.
@@ -141,6 +208,14 @@ struct PartitionDetails {
     end: Option<u64>,
     /// How many records it is behind.
     lag: Option<u64>,
+    /// Number of the deployment whose code folds it.
+    deployment: Option<u64>,
+    /// First offset that this code folded, in place of earlier code.
+    folds_from: Option<u64>,
+    /// Records that were removed from the log before they were folded, where `on-gap` allows it.
+    gaps: Option<u64>,
+    /// Records of it that are left out by decision.
+    skipped: usize,
     /// Why it cannot go on.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked: Option<BlockedDetails>,
@@ -164,7 +239,7 @@ struct BlockedDetails {
 /// What a deployment did.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct DeploymentResult {
-    /// `created`, `unchanged` or `dry-run`.
+    /// `created`, `unchanged`, `swapped`, `building`, `cancelled` or `dry-run`.
     outcome: &'static str,
     /// Name that it runs under.
     name: String,
@@ -203,25 +278,17 @@ impl PluginSummary {
 impl PluginDetails {
     pub(super) fn of(app: &App, plugin: &Plugin) -> Self {
         let deployment = plugin.deployment();
+        let decided = plugin.decided();
         let manifest = &deployment.manifest;
-        let locals = plugin.locals().into_iter();
-        let own_url = locals
-            .clone()
-            .next()
-            .map(|(_, handle)| handle.spec().advertised_url.clone());
-        let locals: BTreeMap<_, _> = locals.map(|(at, handle)| (at, handle.status())).collect();
-        let inputs = plugin.inputs().iter();
+        let open = plugin.open_of(deployment.generation);
+        let statuses: BTreeMap<_, _> = open
+            .iter()
+            .map(|(partition, handle)| (*partition, handle.status()))
+            .collect();
+        let inputs = deployment.inputs.iter();
         let code = plugin.code();
-        let partitions = (0..plugin.partition_count()).map(Partition);
-        let partitions = partitions.map(|partition| {
-            let status = locals.get(&partition);
-            // What is open here is ours, also before our own announcement has come back to us.
-            let owner = match status.filter(|status| !status.degraded) {
-                Some(_) => own_url.clone(),
-                None => app.services.cluster.owner_url(plugin.name(), partition),
-            };
-            PartitionDetails::of(partition, owner, status)
-        });
+        let generation =
+            |generation: &Generation| GenerationDetails::of(app, plugin, &decided, generation);
         Self {
             summary: PluginSummary::of(plugin),
             deployment: deployment.id.0,
@@ -235,19 +302,126 @@ impl PluginDetails {
                 })
                 .collect(),
             queries: code.map_or_else(Vec::new, |code| queries(&code.inspection().description)),
-            deployments: vec![DeploymentDetails {
-                deployment: deployment.id.0,
-                generation: deployment.generation.0,
-                version: manifest.version.clone(),
-                digest: deployment.digest.to_string(),
-                at_ms: deployment.at_ms,
-                principal: deployment.principal.clone(),
-                parameters: deployment.parameters.clone(),
-            }],
-            history: History::of(super::access::topic(plugin).as_str(), &locals),
-            partitions: partitions.collect(),
+            deployments: decided
+                .history
+                .iter()
+                .map(|it| DeploymentDetails::of(it, decided.served.contains(&it.id)))
+                .collect(),
+            paused: decided.paused.as_ref().map(|paused| PausedDetails {
+                principal: paused.principal.clone(),
+                at_ms: paused.at_ms,
+            }),
+            building: decided.building.as_ref().map(generation),
+            kept: decided.kept.as_ref().map(generation),
+            skips: decided.skips.iter().map(SkipDetails::of).collect(),
+            history: History::of(super::access::topic(plugin).as_str(), &statuses),
+            partitions: PartitionDetails::all(
+                app,
+                plugin,
+                &decided,
+                deployment.partitions,
+                &open,
+            ),
             last_error: plugin.last_error(),
         }
+    }
+}
+
+impl SkipDetails {
+    fn of(skip: &Skip) -> Self {
+        Self {
+            skip: skip.number,
+            at: skip.at.to_string(),
+            reason: skip.reason.clone(),
+            principal: skip.principal.clone(),
+            at_ms: skip.at_ms,
+        }
+    }
+}
+
+impl DeploymentDetails {
+    fn of(deployment: &Deployment, served: bool) -> Self {
+        let how = match deployment.how {
+            _ if deployment.rolls_back_to.is_some() => "rollback",
+            How::First => "first",
+            How::Rebuild => "rebuild",
+            How::Keep | How::Kept => "keep",
+            How::Migrate => "migrate",
+        };
+        Self {
+            deployment: deployment.id.0,
+            generation: deployment.generation.0,
+            version: deployment.manifest.version.clone(),
+            digest: deployment.digest.to_string(),
+            how,
+            rolls_back_to: deployment.rolls_back_to.map(|id| id.0),
+            served,
+            at_ms: deployment.at_ms,
+            principal: deployment.principal.clone(),
+            parameters: deployment.parameters.clone(),
+        }
+    }
+}
+
+impl GenerationDetails {
+    pub(super) fn of(
+        app: &App,
+        plugin: &Plugin,
+        decided: &Decided,
+        generation: &Generation,
+    ) -> Self {
+        let deployment = &generation.deployment;
+        let number = generation.number();
+        let is = |other: Option<&Generation>| other.is_some_and(|it| it.number() == number);
+        let role = if is(Some(&decided.serving)) {
+            "serving"
+        } else if is(decided.building.as_ref()) {
+            "building"
+        } else if is(decided.kept.as_ref()) {
+            "kept"
+        } else {
+            "retiring"
+        };
+        let open = plugin.open_of(number);
+        let statuses: Vec<_> = open.values().map(PartitionHandle::status).collect();
+        let lag = statuses.iter().map(|status| status.lag_events).sum();
+        let is_behind = statuses.iter().filter(|status| status.lag_events > 0);
+        let rate: f64 = is_behind.map(|status| status.rate_per_second).sum();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate is for people, and never negative"
+        )]
+        let rate = rate.round() as u64;
+        let status = match plugin.status_of(number) {
+            _ if generation.is_blocked() => "blocked",
+            status => status,
+        };
+        Self {
+            generation: number.0,
+            deployment: deployment.id.0,
+            version: deployment.manifest.version.clone(),
+            digest: deployment.digest.to_string(),
+            role,
+            origin: match generation.origin {
+                Origin::Log => "log",
+                Origin::Migrated { .. } => "migrated",
+            },
+            status,
+            lag,
+            rate_per_second: rate,
+            seconds_left: seconds_left(status, lag, rate),
+            partitions: PartitionDetails::all(app, plugin, decided, deployment.partitions, &open),
+        }
+    }
+}
+
+/// How long it takes to fold what is left, rounded up.
+fn seconds_left(status: &str, lag: u64, rate: u64) -> Option<u64> {
+    match (status, lag) {
+        ("live", 0) => Some(0),
+        ("replaying" | "live", _) if rate > 0 => Some(lag.div_ceil(rate)),
+        _ => None,
     }
 }
 
@@ -265,6 +439,35 @@ impl History {
 }
 
 impl PartitionDetails {
+    /// All partitions of a generation, of which some are open here.
+    fn all(
+        app: &App,
+        plugin: &Plugin,
+        decided: &Decided,
+        partitions: u32,
+        open: &BTreeMap<Partition, PartitionHandle>,
+    ) -> Vec<Self> {
+        let partitions = (0..partitions).map(Partition);
+        let details = partitions.map(|partition| {
+            let handle = open.get(&partition);
+            let status = handle.map(PartitionHandle::status);
+            // What is open here is ours, also before our own announcement has come back to us.
+            let owner = match (handle, &status) {
+                (Some(handle), Some(status)) if !status.degraded => {
+                    Some(handle.spec().advertised_url.clone())
+                }
+                _ => app.services.cluster.owner_url(plugin, partition),
+            };
+            let skips = decided.skips.iter();
+            let skipped = skips.filter(|skip| skip.at.partition == partition).count();
+            Self {
+                skipped,
+                ..Self::of(partition, owner, status.as_ref())
+            }
+        });
+        details.collect()
+    }
+
     fn of(partition: Partition, owner: Option<String>, status: Option<&PartitionStatus>) -> Self {
         let blocked = status.and_then(|status| status.blocked.as_ref());
         Self {
@@ -277,6 +480,12 @@ impl PartitionDetails {
             committed: status.map(|status| status.committed.0),
             end: status.map(|status| status.end.0),
             lag: status.map(|status| status.lag_events),
+            deployment: status
+                .and_then(|status| status.deployment)
+                .map(|deployment| deployment.0),
+            folds_from: status.map(|status| status.folds_from.0),
+            gaps: status.map(|status| status.gaps),
+            skipped: 0,
             blocked: blocked.map(|blocked| BlockedDetails {
                 code: blocked.code.clone(),
                 detail: blocked.detail.clone(),
@@ -288,15 +497,23 @@ impl PartitionDetails {
     }
 }
 
+/// Word for what a deployment did.
+pub(super) fn outcome(outcome: DeployOutcome) -> &'static str {
+    match outcome {
+        DeployOutcome::Created => "created",
+        DeployOutcome::Unchanged => "unchanged",
+        DeployOutcome::Swapped => "swapped",
+        DeployOutcome::Building => "building",
+        DeployOutcome::Cancelled => "cancelled",
+        DeployOutcome::DryRun => "dry-run",
+    }
+}
+
 impl DeploymentResult {
     pub(super) fn of(deployed: &Deployed) -> Self {
         let inspection = &deployed.inspection;
         Self {
-            outcome: match deployed.outcome {
-                DeployOutcome::Created => "created",
-                DeployOutcome::Unchanged => "unchanged",
-                DeployOutcome::DryRun => "dry-run",
-            },
+            outcome: outcome(deployed.outcome),
             name: deployed.name.to_string(),
             kind: inspection.kind,
             version: inspection.manifest.version.clone(),
@@ -343,6 +560,14 @@ mod tests {
             }
         );
         assert!(History::of("flights", &BTreeMap::new()).complete);
+    }
+
+    #[test]
+    fn time_left_is_told_where_something_is_folded() {
+        assert_eq!(seconds_left("replaying", 10, 4), Some(3));
+        assert_eq!(seconds_left("live", 0, 0), Some(0));
+        assert_eq!(seconds_left("replaying", 10, 0), None);
+        assert_eq!(seconds_left("blocked", 10, 4), None);
     }
 
     #[test]

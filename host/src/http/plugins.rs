@@ -11,12 +11,12 @@ use super::access;
 use super::auth::Principal;
 use super::body;
 use super::context::App;
-use super::params::{Params, Segments};
+use super::params::{self, Params, Segments};
 use super::plugin_json::{DeploymentResult, PluginDetails, PluginList, PluginSummary};
 use crate::error::{Code, Problem};
 use crate::limits;
-use crate::manager::{DeployOutcome, DeployRequest};
-use crate::types::{PluginName, TopicName};
+use crate::manager::{DeployOutcome, DeployRequest, StatePolicy};
+use crate::types::{DeploymentId, GenerationId, PluginName, TopicName};
 
 /// Routes that change nothing.
 pub(super) fn read_routes() -> OpenApiRouter<App> {
@@ -68,6 +68,7 @@ async fn show_plugin(
     params(
         ("plugin" = String, Path, description = "Name of the plugin"),
         ("_wait" = Option<u64>, Query, description = "How many seconds to wait for it, at most 60"),
+        ("_deployment" = Option<u64>, Query, description = "Number of a deployment: that one, or a later one, must answer"),
     ),
     responses((status = 200, description = "It is live", body = PluginSummary))
 )]
@@ -76,27 +77,44 @@ async fn plugin_ready(
     segments: Segments,
     uri: Uri,
 ) -> Result<Json<PluginSummary>, Problem> {
-    let params = Params::of_host(&uri, &["_wait"])?;
+    let params = Params::of_host(&uri, &["_wait", "_deployment"])?;
+    let deployment = params.number("_deployment", 0..=u64::MAX)?;
+    let deployment = DeploymentId(deployment.unwrap_or_default());
     let within = params.seconds("_wait")?.unwrap_or_default();
     let name = segments.get("plugin");
     let manager = &app.services.manager;
     let is_ready = app
-        .unless_stopped(manager.wait_ready(name, within))
+        .unless_stopped(manager.wait_ready(name, deployment, within))
         .await??;
     let plugin = manager.plugin(name)?;
     let summary = PluginSummary::of(&plugin);
     if is_ready {
         return Ok(Json(summary));
     }
-    let (status, lag) = (plugin.status(), plugin.lag_events());
+    let decided = plugin.decided();
+    let building = decided.building.as_ref();
+    let building = building.filter(|building| building.deployment.id >= deployment);
+    let status = match building {
+        Some(building) if building.is_blocked() => "blocked",
+        Some(building) => plugin.status_of(building.number()),
+        None => plugin.status(),
+    };
+    let open = building.map(|building| plugin.open_of(building.number()));
+    let lag = match open {
+        Some(open) => open.values().map(|handle| handle.status().lag_events).sum(),
+        None => plugin.lag_events(),
+    };
+    let what = building.map_or_else(String::new, |building| {
+        format!("generation {} of ", building.number())
+    });
     let why = plugin
         .last_error()
         .map_or_else(String::new, |error| format!(" ({error})"));
     Err(Problem::new(
         Code::NotReady,
         format!(
-            "{name} is {status} and {lag} records behind{why}: GET /v1/plugins/{name} shows its partitions, \
-             ?_wait=<seconds> waits"
+            "{what}{name} is {status} and {lag} records behind{why}: GET /v1/plugins/{name} shows its \
+             partitions, ?_wait=<seconds> waits"
         ),
     )
     .with("plugin_status", status)
@@ -113,12 +131,15 @@ async fn plugin_ready(
         ("plugin" = String, Path, description = "Name to run it under"),
         ("topic" = Option<Vec<String>>, Query, description = "input=topic: the topic that an input is read from"),
         ("set" = Option<Vec<String>>, Query, description = "key=value: a parameter of the plugin"),
+        ("state" = Option<String>, Query, description = "Where something runs under the name: `rebuild` builds the states from the log beside the old ones; `keep` goes on from them, through `migrate` if their schema is another. Without it, the same code again changes nothing, and other code is built from the log"),
+        ("from_retained" = Option<bool>, Query, description = "true: the log may have lost its beginning"),
         ("dry_run" = Option<bool>, Query, description = "true: check everything, change nothing"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses(
         (status = 201, description = "It runs now", body = DeploymentResult),
-        (status = 200, description = "The same ran already, or this was a dry run", body = DeploymentResult),
+        (status = 200, description = "It goes on from the states that were there, or the same ran already, or this was a dry run", body = DeploymentResult),
+        (status = 202, description = "A new generation is built, and answers once it is ready; the old one answers until then", body = DeploymentResult),
     )
 )]
 async fn deploy_plugin(
@@ -129,7 +150,7 @@ async fn deploy_plugin(
 ) -> Result<Response, Problem> {
     let name = plugin_name(&segments)?;
     let (parts, request_body) = request.into_parts();
-    let params = Params::of_host(&parts.uri, &["topic", "set", "dry_run"])?;
+    let params = Params::of_host(&parts.uri, &["topic", "set", "state", "from_retained", "dry_run"])?;
     match body::media_type(&parts.headers).as_deref() {
         Some("application/wasm" | "application/octet-stream") => {}
         other => return Err(body::unsupported(other, "application/wasm")),
@@ -148,6 +169,8 @@ async fn deploy_plugin(
         name: Some(name.clone()),
         topics,
         parameters: params.pairs("set")?,
+        state: state_policy(&params)?,
+        from_retained: params.flag("from_retained")?,
         dry_run: params.flag("dry_run")?,
         principal: principal.as_str().to_owned(),
     };
@@ -161,7 +184,8 @@ async fn deploy_plugin(
             let location = access::ascii(format!("/v1/plugins/{name}"));
             (StatusCode::CREATED, [(header::LOCATION, location)], answer).into_response()
         }
-        DeployOutcome::Unchanged | DeployOutcome::DryRun => answer.into_response(),
+        DeployOutcome::Building => accepted(&name, deployed.generation, answer),
+        _ => answer.into_response(),
     })
 }
 
@@ -184,13 +208,37 @@ async fn delete_plugin(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn plugin_name(segments: &Segments) -> Result<PluginName, Problem> {
+/// The answer to a request that has a generation built.
+pub(super) fn accepted(
+    name: &PluginName,
+    generation: Option<GenerationId>,
+    answer: impl IntoResponse,
+) -> Response {
+    let generation = generation.unwrap_or_default();
+    let location = access::ascii(format!("/v1/plugins/{name}/generations/{generation}"));
+    (StatusCode::ACCEPTED, [(header::LOCATION, location)], answer).into_response()
+}
+
+/// What becomes of states, if the request says so.
+pub(super) fn state_policy(params: &Params) -> Result<Option<StatePolicy>, Problem> {
+    match params.one("state")? {
+        None => Ok(None),
+        Some("keep") => Ok(Some(StatePolicy::Keep)),
+        Some("rebuild") => Ok(Some(StatePolicy::Rebuild)),
+        Some(other) => Err(params::bad(
+            "state",
+            format!("'{other}' is no value of 'state': give keep or rebuild"),
+        )),
+    }
+}
+
+pub(super) fn plugin_name(segments: &Segments) -> Result<PluginName, Problem> {
     PluginName::new(segments.get("plugin"))
         .map_err(|error| Problem::new(Code::BadName, error.to_string()))
 }
 
 /// Runs something to its end, whether the client still waits for it or not.
-async fn aside<T: Send + 'static>(
+pub(super) async fn aside<T: Send + 'static>(
     work: impl Future<Output = Result<T, Problem>> + Send + 'static,
 ) -> Result<T, Problem> {
     tokio::spawn(work).await.unwrap_or_else(|error| {

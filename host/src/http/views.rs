@@ -21,10 +21,10 @@ use super::{body, encoding, problem};
 use crate::error::{Code, Problem};
 use crate::limits;
 use crate::manager::Plugin;
-use crate::partition::Lookup;
+use crate::partition::{CodeInUse, Lookup, PartitionHandle};
 use crate::plugin::{CallContext, Inspection, Operation, Payload, Question};
 use crate::state::KeyState;
-use crate::types::{KeyFormat, Partition};
+use crate::types::KeyFormat;
 
 /// How the path writes the empty key, which base64 writes as nothing.
 const EMPTY_KEY: &str = "=";
@@ -170,19 +170,16 @@ async fn ask(
     let conditions = Conditions::of(&parts.headers)?;
     let content = content(app, &parts, request_body).await?;
 
-    let partition = plugin.partition_of(&key);
-    let handle = access::local(app, &plugin, partition)?;
-    let status = access::ready(app, &plugin, partition, &handle, &conditions).await?;
+    let partition = plugin.deployment().partition_of(&key);
+    let (mut handle, status) = access::ready(app, &plugin, partition, &conditions).await?;
     let Lookup {
         state,
         next,
         lag_events,
-    } = handle.state(&key).await?;
+    } = access::state(app, &plugin, partition, &mut handle, &key).await?;
 
-    let code = plugin
-        .code()
-        .ok_or_else(|| access::opening(&plugin, partition))?;
-    let inspection = code.inspection();
+    let code = handle.code();
+    let inspection = code.code.inspection();
     let query = segments.find("query").unwrap_or_default();
     let operation = inspection
         .description
@@ -193,12 +190,14 @@ async fn ask(
         app,
         principal,
         plugin: &plugin,
+        handle: &handle,
+        code: &code,
         inspection,
         operation,
         parts: &parts,
     };
 
-    let etag = asked.etag(partition, state.as_ref());
+    let etag = asked.etag(state.as_ref());
     let known = etag
         .as_ref()
         .is_some_and(|tag| conditions::has_already(&parts.headers, tag));
@@ -216,7 +215,7 @@ async fn ask(
     // What the plugin says about a key is as old as a refusal of it: both carry the position.
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     let headers = response.headers_mut();
-    access::stamp(headers, access::topic(&plugin), &[progress], &conditions);
+    access::stamp(headers, &access::topic(&plugin), &[progress], &conditions);
     if response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED {
         cacheable(response.headers_mut(), etag);
     }
@@ -279,6 +278,8 @@ struct Asked<'a> {
     app: &'a App,
     principal: &'a Principal,
     plugin: &'a Plugin,
+    handle: &'a PartitionHandle,
+    code: &'a CodeInUse,
     inspection: &'a Inspection,
     operation: Option<&'a Operation>,
     parts: &'a Parts,
@@ -286,14 +287,14 @@ struct Asked<'a> {
 
 impl Asked<'_> {
     /// The tag of the answer, in its quotes: only where the answer follows from the state alone.
-    fn etag(&self, partition: Partition, state: Option<&KeyState>) -> Option<String> {
+    fn etag(&self, state: Option<&KeyState>) -> Option<String> {
         let depends_on_more = self.parts.method == Method::POST
             || self.operation.is_some_and(|query| query.uses_context);
         let is_offered = self.operation.is_some() || !self.inspection.capabilities.query;
         let state = state.filter(|_| !depends_on_more && is_offered)?;
         Some(format!(
             "\"{}\"",
-            access::version(self.plugin, partition, state)
+            access::version(self.handle, self.code, state)
         ))
     }
 
@@ -318,7 +319,7 @@ impl Asked<'_> {
         let state = state.map(|state| state.state);
         let payload = self
             .plugin
-            .answer(key, state, question)
+            .answer(self.code, key, state, question)
             .await?
             .map_err(|error| problem::of_query(error, query, &self.query_names()))?;
         let content_type = HeaderValue::try_from(payload.content_type)

@@ -2,22 +2,20 @@
 //! durable, append the request, and wait for the verdict of the fold. All or nothing: until the
 //! request is in the log, nothing was decided, and what was stored harms nobody.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::sync::oneshot;
-
-use super::deployments::{Verdict, resolve_inputs};
+use super::decide::{accepted, decide, log_problem, of_another_kind};
+use super::deployments::{
+    Deployment, RollbackRequested, StatePolicy, Verdict, resolve_inputs,
+};
 use super::record::{self, Request};
-use super::{DeployOutcome, DeployRequest, Deployed, Inner};
+use super::{DeployOutcome, DeployRequest, Deployed, Inner, RollbackRequest};
 use crate::error::{Code, Problem};
-use crate::limits;
-use crate::log::{Cleanup, LogError, LogKind, NewRecord, NewTopic, Topic};
-use crate::plugin::manifest::Input;
-use crate::plugin::{Fault, Inspection, component};
+use crate::log::{Cleanup, LogError, LogKind, NewTopic, Topic};
+use crate::plugin::manifest::{Input, Start};
+use crate::plugin::{BytesColumn, Fault, Inspection, OptionalColumn, component};
 use crate::state::objects::ObjectsError;
-use crate::types::{Partition, PluginName};
+use crate::types::{Offset, Partition, PluginName, TopicPartition};
 
 /// See [`super::Manager::deploy`].
 pub(super) async fn deploy(
@@ -31,16 +29,26 @@ pub(super) async fn deploy(
         .unwrap_or_else(|| inspection.manifest.name.clone());
     let inputs = map_inputs(&inspection, &request)?;
     let topic = find_input(manager, &inputs[0], request.dry_run).await?;
-    let deployed = |outcome, deployment, generation| Deployed {
+    let running = manager.deployments.read().plugins().get(&name).cloned();
+    if let Some(running) = &running {
+        let serving = &running.serving.deployment;
+        if builds_anew(serving, &request, &inspection) && !request.from_retained {
+            check_history(manager, &inputs[0], &name).await?;
+        }
+        if request.state == Some(StatePolicy::Keep) {
+            check_migrate(manager, serving, &request, &inspection).await?;
+        }
+    }
+    let deployed = |outcome, deployment: Option<&Deployment>| Deployed {
         outcome,
         name: name.clone(),
-        deployment,
-        generation,
+        deployment: deployment.map(|it| it.id),
+        generation: deployment.map(|it| it.generation),
         inspection: inspection.clone(),
         topics: inputs.iter().map(|input| input.topic.clone()).collect(),
     };
     if request.dry_run {
-        return Ok(deployed(DeployOutcome::DryRun, None, None));
+        return Ok(deployed(DeployOutcome::DryRun, None));
     }
     let manifest_toml = component::manifest_text(&request.component)
         .ok_or_else(|| Problem::new(Code::Internal, "the inspected component has no manifest"))?;
@@ -50,43 +58,162 @@ pub(super) async fn deploy(
         .put_component(request.component)
         .await;
     let digest = put.map_err(objects_problem)?;
-    let event = Request::Deploy {
+    let event = record::DeployRequest {
         name: name.clone(),
+        kind: inspection.kind,
         digest,
         manifest_toml,
+        migrates: inspection.capabilities.migrate,
         parameters: request.parameters,
         topics: request.topics,
         partitions: topic.map_or(manager.context.topics.partitions, |topic| topic.partitions),
+        state: request.state,
+        from_retained: request.from_retained,
     };
-    match decide(manager, &request.principal, event).await? {
-        Verdict::Created(it) => Ok(deployed(
-            DeployOutcome::Created,
-            Some(it.id),
-            Some(it.generation),
-        )),
-        Verdict::Unchanged(it) => Ok(deployed(
-            DeployOutcome::Unchanged,
-            Some(it.id),
-            Some(it.generation),
-        )),
-        Verdict::Refused(problem) => Err(problem),
-        Verdict::Deleted | Verdict::Named(_) => Err(Problem::new(
-            Code::Internal,
-            "the verdict belongs to another kind of request",
-        )),
+    let verdict = decide(manager, &request.principal, Request::Deploy(Box::new(event))).await?;
+    let (outcome, deployment) = outcome(verdict)?;
+    Ok(deployed(outcome, Some(&*deployment)))
+}
+
+/// See [`super::Manager::rollback`].
+pub(super) async fn rollback(
+    manager: &Arc<Inner>,
+    request: RollbackRequest,
+) -> Result<(DeployOutcome, Arc<Deployment>), Problem> {
+    let RollbackRequest {
+        name,
+        state,
+        from_retained,
+        principal,
+    } = request;
+    let running = manager.deployments.read().plugins().get(&name).cloned();
+    let mut partitions = 0;
+    // What cannot be rolled back is refused by the fold; what can be needs its input.
+    if let Some(running) = &running
+        && running.building.is_none()
+        && let Some(previous) = running.previous()
+    {
+        let input = &previous.inputs[0];
+        partitions = find_input(manager, input, false)
+            .await?
+            .map_or(previous.partitions, |topic| topic.partitions);
+        let is_kept = running
+            .kept
+            .as_ref()
+            .is_some_and(|kept| kept.deployment.id == previous.id);
+        let is_anew = match state {
+            None => !is_kept,
+            Some(policy) => policy == StatePolicy::Rebuild,
+        };
+        if is_anew && !from_retained {
+            check_history(manager, input, &name).await?;
+        }
+    }
+    let request = RollbackRequested {
+        name,
+        state,
+        partitions,
+    };
+    let request = Request::Rollback {
+        request,
+        from_retained,
+    };
+    outcome(decide(manager, &principal, request).await?)
+}
+
+fn outcome(verdict: Verdict) -> Result<(DeployOutcome, Arc<Deployment>), Problem> {
+    match accepted(verdict)? {
+        Verdict::Created(it) => Ok((DeployOutcome::Created, it)),
+        Verdict::Unchanged(it) => Ok((DeployOutcome::Unchanged, it)),
+        Verdict::Swapped(it) => Ok((DeployOutcome::Swapped, it)),
+        Verdict::Building(it) => Ok((DeployOutcome::Building, it)),
+        Verdict::Cancelled(it) => Ok((DeployOutcome::Cancelled, it)),
+        _ => Err(of_another_kind()),
     }
 }
 
-/// See [`super::Manager::delete`].
-pub(super) async fn delete(
-    manager: &Arc<Inner>,
-    name: &PluginName,
-    principal: &str,
-) -> Result<(), Problem> {
-    match decide(manager, principal, Request::Delete(name.clone())).await? {
-        Verdict::Refused(problem) => Err(problem),
-        _ => Ok(()),
+/// Whether the states would be built from the log a second time.
+fn builds_anew(serving: &Deployment, request: &DeployRequest, inspection: &Inspection) -> bool {
+    let is_same = serving.digest == inspection.digest
+        && serving.parameters == request.parameters
+        && serving.topics == request.topics;
+    match request.state {
+        Some(policy) => policy == StatePolicy::Rebuild,
+        None => !is_same,
     }
+}
+
+/// Refuses to build from a log that has lost its beginning: what was folded from there would be gone.
+async fn check_history(manager: &Inner, input: &Input, name: &PluginName) -> Result<(), Problem> {
+    if input.start != Start::Earliest {
+        return Ok(());
+    }
+    let log = &manager.context.log;
+    let Some(topic) = log.topic(&input.topic).await.map_err(log_problem)? else {
+        return Ok(());
+    };
+    let mut cut = Vec::new();
+    for partition in (0..topic.partitions).map(Partition) {
+        let of = TopicPartition {
+            topic: input.topic.clone(),
+            partition,
+        };
+        let range = log.range(&of).await.map_err(log_problem)?;
+        if range.start > Offset(0) {
+            cut.push(format!("{of}@{}", range.start));
+        }
+    }
+    if cut.is_empty() {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::HistoryCut,
+        format!(
+            "the log does not reach back to its start any more (it begins at {}), so building '{name}' \
+             anew would lose what was folded from there: keep the states (`--state keep`), or say that \
+             the rest is enough (`--from-retained`)",
+            cut.join(", ")
+        ),
+    )
+    .with("from", cut))
+}
+
+/// Asks the code whether it can read states of the schema that there is, before anything is decided.
+async fn check_migrate(
+    manager: &Inner,
+    serving: &Deployment,
+    request: &DeployRequest,
+    inspection: &Inspection,
+) -> Result<(), Problem> {
+    let schema = serving.manifest.state_schema.clone();
+    if schema == inspection.manifest.state_schema || !inspection.capabilities.migrate {
+        return Ok(());
+    }
+    let engine = manager.context.engine.clone();
+    let (component, parameters) = (request.component.clone(), request.parameters.clone());
+    let asked = tokio::task::spawn_blocking(move || {
+        let code = engine.load(&component, &parameters)?;
+        let (keys, states) = (BytesColumn::default(), OptionalColumn::default());
+        let migrated = code
+            .instance()
+            .and_then(|mut instance| instance.migrate(&schema, 0, &keys, &states));
+        let refusal = match migrated {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(refusal)) => refusal,
+            Err(fault) => fault.to_string(),
+        };
+        Err(vec![Fault {
+            code: "migrate-refused",
+            detail: format!(
+                "its `migrate` does not read states of \"{schema}\": {refusal}; correct it, or build the \
+                 states anew with `--state rebuild`"
+            ),
+        }])
+    });
+    asked
+        .await
+        .map_err(|error| Problem::new(Code::Internal, format!("asking it died: {error}")))?
+        .map_err(|faults| invalid(&faults))
 }
 
 async fn inspect(manager: &Inner, request: &DeployRequest) -> Result<Inspection, Problem> {
@@ -162,67 +289,6 @@ async fn find_input(
     }
 }
 
-/// Appends a request and waits until this host's own fold has come to it.
-async fn decide(
-    manager: &Arc<Inner>,
-    principal: &str,
-    request: Request,
-) -> Result<Verdict, Problem> {
-    let context = &manager.context;
-    if let Err(why) = &manager.readiness.read().following {
-        return Err(Problem::new(
-            Code::LogUnavailable,
-            format!("this host does not follow the deployments yet ({why}); try again shortly"),
-        ));
-    }
-    let id = context.clock.unique_id();
-    let (sender, verdict) = oneshot::channel();
-    manager.waiting.lock().insert(id.clone(), sender);
-    let _forget = Forget {
-        waiting: &manager.waiting,
-        id: &id,
-    };
-    let now_ms = context.clock.now_ms();
-    let value = record::encode(&id, now_ms, principal, &context.advertised_url, request);
-    append(manager, value).await?;
-    match tokio::time::timeout(limits::VERDICT_WAIT_MAX, verdict).await {
-        Ok(Ok(verdict)) => Ok(verdict),
-        _ => Err(Problem::new(
-            Code::OutcomeUnknown,
-            "the request is in the log, but its verdict did not come back in time: look at \
-             `foldhost plugin list`",
-        )),
-    }
-}
-
-async fn append(manager: &Inner, value: Bytes) -> Result<(), Problem> {
-    let topic = manager.context.cluster.deployments_topic();
-    let record = NewRecord {
-        value: Some(value),
-        partition: Some(Partition(0)),
-        ..NewRecord::default()
-    };
-    manager
-        .context
-        .log
-        .append(&topic, vec![record])
-        .await
-        .map(|_| ())
-        .map_err(log_problem)
-}
-
-/// A request that nobody waits for any more leaves the table.
-struct Forget<'a> {
-    waiting: &'a parking_lot::Mutex<BTreeMap<String, oneshot::Sender<Verdict>>>,
-    id: &'a str,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.waiting.lock().remove(self.id);
-    }
-}
-
 fn invalid(faults: &[Fault]) -> Problem {
     let details: Vec<_> = faults.iter().map(|fault| fault.detail.as_str()).collect();
     let listed: Vec<_> = faults
@@ -230,14 +296,6 @@ fn invalid(faults: &[Fault]) -> Problem {
         .map(|fault| serde_json::json!({ "code": fault.code, "detail": fault.detail }))
         .collect();
     Problem::new(Code::InvalidPlugin, details.join("; ")).with("faults", listed)
-}
-
-fn log_problem(error: LogError) -> Problem {
-    let code = match error {
-        LogError::OutcomeUnknown(_) => Code::OutcomeUnknown,
-        _ => Code::LogUnavailable,
-    };
-    Problem::new(code, error.to_string())
 }
 
 fn objects_problem(error: ObjectsError) -> Problem {

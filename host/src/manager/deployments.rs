@@ -1,35 +1,55 @@
-//! The fold of the deployments topic: what runs, as one pure function of its records. Every host
-//! folds the same records in the same order, so all agree on what was accepted and what was refused.
+//! What was decided to run, as plain types: the records of the deployments topic, and what follows
+//! from a prefix of them. [`Deployments`] (in `fold`) is the one pure function between the two.
 //!
-//! Invariants: no clock, no I/O, no randomness; a deployment's id is the offset of its request; a
-//! generation number is never reused, even after a delete.
+//! Invariants: a deployment's id is the offset of its request; a generation number is never reused,
+//! even after a delete; the generation that answers is never one that was blocked while it was built.
 
-use std::collections::BTreeMap;
+mod fold;
+#[cfg(test)]
+mod tests;
 
-use crate::error::{Code, Problem};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::error::Problem;
 use crate::plugin::manifest::Input;
-use crate::plugin::{Manifest, Parameters};
-use crate::types::{DeploymentId, Digest, GenerationId, Offset, PluginName, TopicName};
+use crate::plugin::{Kind, Manifest, Parameters};
+use crate::types::{
+    DeploymentId, Digest, GenerationId, Partition, PluginName, RecordPosition, TopicName,
+};
+
+pub use fold::Deployments;
+pub(super) use fold::unknown_plugin;
 
 /// A numbered decision to run a component under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deployment {
     /// Offset of its request.
     pub id: DeploymentId,
-    /// Build-up of state that it serves.
+    /// Build-up of state that it folds.
     pub generation: GenerationId,
     /// Name under which it runs; the manifest's, unless the request said otherwise.
     pub name: PluginName,
+    /// What the component is.
+    pub kind: Kind,
     /// Which component.
     pub digest: Digest,
     /// The component's manifest.
     pub manifest: Manifest,
+    /// Whether it reads states of other schemas.
+    pub migrates: bool,
     /// `--set key=value`.
     pub parameters: Parameters,
     /// `--topic input=topic`.
     pub topics: BTreeMap<String, TopicName>,
+    /// The manifest's inputs, with the topics that they are mapped to here.
+    pub inputs: Vec<Input>,
     /// Partitions of its input, and of its state.
     pub partitions: u32,
+    /// What became of the states.
+    pub how: How,
+    /// The earlier deployment that it runs again.
+    pub rolls_back_to: Option<DeploymentId>,
     /// When it was asked for, in milliseconds since the Unix epoch.
     pub at_ms: i64,
     /// Name of the token that asked for it; empty = none was needed.
@@ -37,10 +57,10 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// The manifest's inputs, with the topics that they are mapped to here.
+    /// Partition of a key.
     #[must_use]
-    pub fn inputs(&self) -> Vec<Input> {
-        resolve_inputs(&self.manifest, &self.topics)
+    pub fn partition_of(&self, key: &[u8]) -> Partition {
+        self.inputs[0].partitioner.partition(key, self.partitions)
     }
 
     fn runs_the_same_as(&self, request: &DeployRequested) -> bool {
@@ -48,6 +68,22 @@ impl Deployment {
             && self.parameters == request.parameters
             && self.topics == request.topics
     }
+}
+
+/// What a deployment did with the states under its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// There were none.
+    First,
+    /// It builds them from the log.
+    Rebuild,
+    /// It goes on from them.
+    Keep,
+    /// It goes on from them, after each went through `migrate`.
+    Migrate,
+    /// It goes on from those of an earlier generation that had been kept, with the same code.
+    Kept,
 }
 
 /// A manifest's inputs with a mapping applied.
@@ -64,6 +100,166 @@ pub(super) fn resolve_inputs(
     inputs
 }
 
+/// One build-up of a plugin's state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// Whose code folds it now.
+    pub deployment: Arc<Deployment>,
+    /// What it began from.
+    pub origin: Origin,
+    /// What owners have said of its partitions under this deployment.
+    pub reports: BTreeMap<Partition, Report>,
+}
+
+impl Generation {
+    /// Its number.
+    #[must_use]
+    pub fn number(&self) -> GenerationId {
+        self.deployment.generation
+    }
+
+    /// Whether a partition of it cannot go on.
+    #[must_use]
+    pub fn is_blocked(&self) -> bool {
+        let mut reports = self.reports.values();
+        reports.any(|report| matches!(report, Report::Blocked(_)))
+    }
+
+    fn is_ready(&self) -> bool {
+        let ready = self.reports.values();
+        ready.filter(|report| **report == Report::Ready).count() as u64
+            >= u64::from(self.deployment.partitions)
+    }
+}
+
+/// What a generation began from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The log.
+    Log,
+    /// The states of another generation, written under `schema`.
+    Migrated {
+        /// That generation.
+        from: GenerationId,
+        /// Schema of its states.
+        schema: String,
+    },
+}
+
+/// What the owner of a partition says of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// It has read its backlog.
+    Ready,
+    /// It cannot go on.
+    Blocked(BlockedReport),
+}
+
+/// See [`Report::Blocked`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockedReport {
+    /// Stable code.
+    pub code: String,
+    /// What happened, and what to do.
+    pub detail: String,
+    /// The record before which it stopped.
+    pub at: Option<(RecordPosition, Option<[u8; 16]>)>,
+}
+
+/// The generation that answered before the present one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retiring {
+    /// It.
+    pub generation: Generation,
+    /// Partitions that it may still answer for.
+    pub answers: BTreeSet<Partition>,
+}
+
+/// Folding stands still.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paused {
+    /// Name of the token that asked for it.
+    pub principal: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+}
+
+/// A record that is not to be folded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip {
+    /// Offset of the request.
+    pub number: u64,
+    /// Which record.
+    pub at: RecordPosition,
+    /// Identity of its topic, where the log can tell.
+    pub topic_id: Option<[u8; 16]>,
+    /// Why.
+    pub reason: String,
+    /// Name of the token that asked for it.
+    pub principal: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+}
+
+/// All that is decided about one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
+    /// The deployment that brought the name: tells a plugin from a later one of its name.
+    pub first: DeploymentId,
+    /// The generation that answers.
+    pub serving: Generation,
+    /// The one that is to answer next.
+    pub building: Option<Generation>,
+    /// The one that answered before, and is folded on for a rollback.
+    pub kept: Option<Generation>,
+    /// The one that answered before, where the present one does not yet.
+    pub retiring: Option<Retiring>,
+    /// Whether folding stands still.
+    pub paused: Option<Paused>,
+    /// Records that are not folded.
+    pub skips: Vec<Skip>,
+    /// Deployments, the newest last; the oldest are forgotten at some time.
+    pub history: Vec<Arc<Deployment>>,
+    /// Those of `history` that answered at some time.
+    pub served: BTreeSet<DeploymentId>,
+}
+
+impl Decided {
+    /// Every generation that is to be folded or to answer.
+    pub fn generations(&self) -> impl Iterator<Item = &Generation> {
+        let retiring = self.retiring.as_ref().map(|it| &it.generation);
+        [
+            Some(&self.serving),
+            self.building.as_ref(),
+            self.kept.as_ref(),
+            retiring,
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// The generation of a number, if it is still wanted.
+    #[must_use]
+    pub fn generation(&self, number: GenerationId) -> Option<&Generation> {
+        self.generations().find(|it| it.number() == number)
+    }
+
+    /// Most partitions that any of its generations has.
+    #[must_use]
+    pub fn partitions_max(&self) -> u32 {
+        let partitions = self.generations().map(|it| it.deployment.partitions);
+        partitions.max().unwrap_or(1)
+    }
+
+    /// The deployment that answered before the present one.
+    #[must_use]
+    pub fn previous(&self) -> Option<&Arc<Deployment>> {
+        let present = self.serving.deployment.id;
+        let mut before = self.history.iter().rev();
+        before.find(|it| it.id < present && self.served.contains(&it.id))
+    }
+}
+
 /// One record of the deployments topic.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -77,7 +273,7 @@ pub struct Event {
     pub body: Body,
 }
 
-/// What a record asks for.
+/// What a record asks for, or reports.
 #[derive(Debug, Clone)]
 pub enum Body {
     /// The identity of the cluster.
@@ -86,6 +282,16 @@ pub enum Body {
     Deploy(Box<DeployRequested>),
     /// Stop a plugin and free its state.
     Delete(PluginName),
+    /// Drop what is being built, or run what ran before.
+    Rollback(RollbackRequested),
+    /// Stop folding, or go on.
+    Pause(PluginName, bool),
+    /// Fold everything but one record.
+    Skip(PluginName, RecordPosition, String),
+    /// The owner of a partition says how it is.
+    Report(Reported),
+    /// A partition's queries are answered from this generation.
+    Switched(PluginName, GenerationId, Partition),
     /// Of a kind that this version does not know; refused, never guessed.
     Unknown(String),
 }
@@ -95,218 +301,83 @@ pub enum Body {
 pub struct DeployRequested {
     /// Name under which it is to run.
     pub name: PluginName,
+    /// What the component is.
+    pub kind: Kind,
     /// Which component.
     pub digest: Digest,
     /// The component's manifest.
     pub manifest: Manifest,
+    /// Whether it reads states of other schemas.
+    pub migrates: bool,
     /// `--set key=value`.
     pub parameters: Parameters,
     /// `--topic input=topic`.
     pub topics: BTreeMap<String, TopicName>,
     /// Partitions of its input.
     pub partitions: u32,
+    /// What becomes of the states; `None` = the same code again changes nothing, other code builds
+    /// them from the log.
+    pub state: Option<StatePolicy>,
+}
+
+/// See [`Body::Rollback`].
+#[derive(Debug, Clone)]
+pub struct RollbackRequested {
+    /// Which plugin.
+    pub name: PluginName,
+    /// What becomes of the states; `None` = a generation that was kept, else from the log.
+    pub state: Option<StatePolicy>,
+    /// Partitions of its input.
+    pub partitions: u32,
+}
+
+/// What becomes of the states when other code takes over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatePolicy {
+    /// They are built from the log, beside the old ones.
+    Rebuild,
+    /// They stay.
+    Keep,
+}
+
+/// See [`Body::Report`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reported {
+    /// Which plugin.
+    pub name: PluginName,
+    /// Which generation.
+    pub generation: GenerationId,
+    /// With whose code.
+    pub deployment: DeploymentId,
+    /// Which partition.
+    pub partition: Partition,
+    /// How it is.
+    pub report: Report,
 }
 
 /// What the fold says to a request.
 #[derive(Debug, Clone)]
 pub enum Verdict {
-    /// It runs now.
-    Created(Deployment),
+    /// It runs now, as the first of its name.
+    Created(Arc<Deployment>),
     /// The same runs already.
-    Unchanged(Deployment),
+    Unchanged(Arc<Deployment>),
+    /// Its code goes on from the states that are there.
+    Swapped(Arc<Deployment>),
+    /// A new generation is built, and answers when it is ready.
+    Building(Arc<Deployment>),
+    /// What was being built is dropped; this one goes on.
+    Cancelled(Arc<Deployment>),
     /// It is gone now.
     Deleted,
+    /// Folding stands still, or goes on.
+    Paused,
+    /// The record will not be folded; the number of the decision.
+    Skipped(u64),
+    /// A report was taken note of.
+    Noted,
     /// The cluster has this identity.
     Named(String),
     /// It changes nothing.
     Refused(Problem),
-}
-
-/// What runs, after a prefix of the deployments topic.
-#[derive(Debug, Clone, Default)]
-pub struct Deployments {
-    cluster_id: Option<String>,
-    plugins: BTreeMap<PluginName, Deployment>,
-    generations: BTreeMap<PluginName, GenerationId>,
-}
-
-impl Deployments {
-    /// Identity of the cluster, once it has one.
-    #[must_use]
-    pub fn cluster_id(&self) -> Option<&str> {
-        self.cluster_id.as_deref()
-    }
-
-    /// What runs, by name.
-    #[must_use]
-    pub fn plugins(&self) -> &BTreeMap<PluginName, Deployment> {
-        &self.plugins
-    }
-
-    /// Folds the record at `offset`: accepts or refuses it.
-    pub fn apply(&mut self, offset: Offset, event: Event) -> Verdict {
-        match event.body {
-            Body::ClusterNamed(id) => Verdict::Named(self.cluster_id.get_or_insert(id).clone()),
-            Body::Deploy(request) => self.deploy(offset, event.at_ms, event.principal, *request),
-            Body::Delete(name) => match self.plugins.remove(&name) {
-                Some(_) => Verdict::Deleted,
-                None => Verdict::Refused(unknown_plugin(name.as_str(), self.plugins.keys())),
-            },
-            Body::Unknown(why) => Verdict::Refused(Problem::new(
-                Code::BadRequest,
-                format!("the request cannot be read ({why}); was it written by a newer version?"),
-            )),
-        }
-    }
-
-    fn deploy(
-        &mut self,
-        offset: Offset,
-        at_ms: i64,
-        principal: String,
-        request: DeployRequested,
-    ) -> Verdict {
-        if let Some(running) = self.plugins.get(&request.name) {
-            if running.runs_the_same_as(&request) {
-                return Verdict::Unchanged(running.clone());
-            }
-            return Verdict::Refused(Problem::new(
-                Code::UpgradeNotSupported,
-                format!(
-                    "'{name}' runs another component, mapping or parameters (deployment {id}, \
-                     component {digest}); this version builds a view anew only after \
-                     `foldhost plugin delete {name}`, or deploy it beside the old one with `--name`",
-                    name = request.name,
-                    id = running.id,
-                    digest = running.digest.short(),
-                ),
-            ));
-        }
-        let generation = self.generations.entry(request.name.clone()).or_default();
-        *generation = GenerationId(generation.0 + 1);
-        let deployment = Deployment {
-            id: DeploymentId(offset.0),
-            generation: *generation,
-            name: request.name.clone(),
-            digest: request.digest,
-            manifest: request.manifest,
-            parameters: request.parameters,
-            topics: request.topics,
-            partitions: request.partitions,
-            at_ms,
-            principal,
-        };
-        self.plugins.insert(request.name, deployment.clone());
-        Verdict::Created(deployment)
-    }
-}
-
-/// There is no plugin of this name; says which there are.
-pub(super) fn unknown_plugin<'n>(
-    name: &str,
-    known: impl Iterator<Item = &'n PluginName>,
-) -> Problem {
-    let known: Vec<_> = known.take(20).map(PluginName::as_str).collect();
-    let known = if known.is_empty() {
-        "nothing is deployed yet: `foldhost plugin deploy FILE`".to_owned()
-    } else {
-        format!("deployed are: {}", known.join(", "))
-    };
-    Problem::new(
-        Code::UnknownPlugin,
-        format!("there is no plugin '{name}'; {known}"),
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn deploy(name: &str, component: &[u8]) -> Event {
-        let toml = format!(
-            "name = \"{name}\"\nversion = \"1.0.0\"\ninputs = [\"flights\"]\nstate-schema = \"s/1\"\n"
-        );
-        Event {
-            request_id: "r".to_owned(),
-            at_ms: 1,
-            principal: String::new(),
-            body: Body::Deploy(Box::new(DeployRequested {
-                name: PluginName::new(name).unwrap(),
-                digest: Digest::of(component),
-                manifest: Manifest::from_toml(&toml).unwrap(),
-                parameters: Parameters::new(),
-                topics: BTreeMap::new(),
-                partitions: 4,
-            })),
-        }
-    }
-
-    fn delete(name: &str) -> Event {
-        Event {
-            body: Body::Delete(PluginName::new(name).unwrap()),
-            ..deploy(name, b"")
-        }
-    }
-
-    #[test]
-    fn a_generation_number_is_never_reused() {
-        let mut fold = Deployments::default();
-        let Verdict::Created(first) = fold.apply(Offset(1), deploy("a", b"1")) else {
-            panic!()
-        };
-        assert!(matches!(
-            fold.apply(Offset(2), delete("a")),
-            Verdict::Deleted
-        ));
-        let Verdict::Created(second) = fold.apply(Offset(3), deploy("a", b"1")) else {
-            panic!()
-        };
-        assert_eq!((first.generation.0, second.generation.0), (1, 2));
-        assert_eq!(second.id, DeploymentId(3));
-    }
-
-    #[test]
-    fn the_same_again_changes_nothing_and_other_code_is_refused() {
-        let mut fold = Deployments::default();
-        fold.apply(Offset(1), deploy("a", b"1"));
-        assert!(matches!(
-            fold.apply(Offset(2), deploy("a", b"1")),
-            Verdict::Unchanged(_)
-        ));
-        let Verdict::Refused(problem) = fold.apply(Offset(3), deploy("a", b"2")) else {
-            panic!()
-        };
-        assert_eq!(problem.code, Code::UpgradeNotSupported);
-        assert_eq!(fold.plugins().len(), 1);
-    }
-
-    #[test]
-    fn the_first_name_of_the_cluster_stays() {
-        let mut fold = Deployments::default();
-        for (offset, id) in ["one", "two"].into_iter().enumerate() {
-            let event = Event {
-                body: Body::ClusterNamed(id.to_owned()),
-                ..deploy("a", b"")
-            };
-            let Verdict::Named(named) = fold.apply(Offset(offset as u64), event) else {
-                panic!()
-            };
-            assert_eq!(named, "one");
-        }
-        assert_eq!(fold.cluster_id(), Some("one"));
-    }
-
-    #[test]
-    fn deleting_what_is_not_there_names_what_is() {
-        let mut fold = Deployments::default();
-        fold.apply(Offset(1), deploy("a", b"1"));
-        let Verdict::Refused(problem) = fold.apply(Offset(2), delete("b")) else {
-            panic!()
-        };
-        assert!(
-            problem.detail.contains("deployed are: a"),
-            "{}",
-            problem.detail
-        );
-    }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::deployments::{Body, Verdict};
 use super::record::{self, Request};
-use super::{Inner, Plugin, run};
+use super::{Inner, Plugin, collect, run};
 use crate::limits;
 use crate::log::{Cleanup, LogError, NewRecord, NewTopic, Read, ReadLimits, RecordBatch};
 use crate::state::objects::ObjectsError;
@@ -111,6 +111,8 @@ async fn follow_once(
                 if name_cluster(manager).await? {
                     running.reconcile(manager);
                     manager.readiness.write().following = Ok(());
+                    // A host that died may have left states of what is gone by now.
+                    manager.collector.collect();
                 }
             }
         }
@@ -215,7 +217,8 @@ struct Run {
 }
 
 impl Runs {
-    /// Starts what was decided and does not run, stops what runs and was not.
+    /// Starts what was decided and does not run, stops what runs and was not, and tells the others
+    /// what was decided about them.
     fn reconcile(&mut self, manager: &Arc<Inner>) {
         let decided = manager.deployments.read().plugins().clone();
         let gone: Vec<_> = self
@@ -224,7 +227,7 @@ impl Runs {
             .filter(|(name, run)| {
                 decided
                     .get(*name)
-                    .is_none_or(|now| now.id != run.plugin.deployment().id)
+                    .is_none_or(|now| now.first != run.plugin.first())
             })
             .map(|(name, _)| name.clone())
             .collect();
@@ -237,20 +240,22 @@ impl Runs {
                 .freeing_tasks
                 .spawn(free(manager.clone(), run, freed));
         }
-        for (name, deployment) in decided {
-            if self.0.contains_key(&name) {
+        for (name, decided) in decided {
+            if let Some(run) = self.0.get(&name) {
+                run.plugin.decide(decided);
                 continue;
             }
-            let plugin = Arc::new(Plugin::new(deployment));
+            let plugin = Arc::new(Plugin::new(decided));
             let stop = CancellationToken::new();
             let before = manager.freeing.lock().get(&name).cloned();
             let (started, context, token) = (plugin.clone(), manager.context.clone(), stop.clone());
+            let collector = manager.collector.clone();
             let task = tokio::spawn(async move {
                 if let Some(before) = before {
                     // One membership of a group at a time.
                     before.cancelled().await;
                 }
-                run::run(started, context, token).await;
+                run::run(started, context, collector, token).await;
             });
             manager.plugins.write().insert(name.clone(), plugin.clone());
             self.0.insert(name, Run { plugin, stop, task });
@@ -270,19 +275,15 @@ impl Runs {
     }
 }
 
-/// Stops a plugin that was deleted, then frees its state. It may be gone already: every host does
+/// Stops a plugin that was deleted, then frees its states. They may be gone already: every host does
 /// this, after it has stopped writing there. The journal stays, for the next plugin of this name.
 async fn free(manager: Arc<Inner>, run: Run, freed: CancellationToken) {
     let name = run.plugin.name().clone();
     run.stop.cancel();
     let _ = run.task.await;
-    let context = &manager.context;
-    let generation = run.plugin.deployment().generation;
-    let mut pause = limits::RETRY_PAUSE_MIN;
-    while let Err(error) = context.states.delete(&name, generation).await {
-        tracing::warn!(plugin = %name, "its state cannot be deleted: {error}; trying again");
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(limits::RETRY_PAUSE_MAX);
+    if let Err(error) = collect::collect(&manager).await {
+        tracing::warn!(plugin = %name, "its states cannot be freed: {error}; trying again");
+        manager.collector.collect();
     }
     manager.freeing.lock().remove(&name);
     freed.cancel();

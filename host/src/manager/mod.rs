@@ -4,6 +4,8 @@
 //! Invariants: every host folds the same records with the same pure function, so all agree; nothing
 //! runs that was not decided; a request is answered with the fold's verdict, not with a hope.
 
+mod collect;
+mod decide;
 mod deploy;
 mod deployments;
 mod follow;
@@ -31,9 +33,13 @@ use crate::plugin::{Inspection, Parameters, PluginEngine};
 use crate::state::StateStore;
 use crate::state::objects::Objects;
 use crate::telemetry::Metrics;
-use crate::types::{ClusterName, DeploymentId, GenerationId, Offset, PluginName, TopicName};
+use crate::types::{
+    ClusterName, DeploymentId, GenerationId, Offset, PluginName, RecordPosition, TopicName,
+};
 
-pub use deployments::{Deployment, Deployments};
+pub use deployments::{
+    Decided, Deployment, Deployments, Generation, How, Origin, Paused, Skip, StatePolicy,
+};
 pub use plugin::Plugin;
 
 /// What plugins run on. Cheap to clone.
@@ -87,19 +93,43 @@ pub struct DeployRequest {
     pub topics: BTreeMap<String, TopicName>,
     /// Parameters.
     pub parameters: Parameters,
+    /// What becomes of the states; `None` = the same code again changes nothing, other code builds
+    /// them from the log.
+    pub state: Option<StatePolicy>,
+    /// The log may begin later than the events did.
+    pub from_retained: bool,
     /// Check everything, change nothing.
     pub dry_run: bool,
     /// Name of the caller's token.
     pub principal: String,
 }
 
-/// What a deployment did.
+/// What is to run again.
+#[derive(Debug, Clone)]
+pub struct RollbackRequest {
+    /// Which plugin.
+    pub name: PluginName,
+    /// What becomes of the states; `None` = a generation that was kept, else from the log.
+    pub state: Option<StatePolicy>,
+    /// The log may begin later than the events did.
+    pub from_retained: bool,
+    /// Name of the caller's token.
+    pub principal: String,
+}
+
+/// What a deployment or a rollback did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeployOutcome {
     /// It runs now.
     Created,
     /// The same ran already.
     Unchanged,
+    /// It goes on from the states that are there.
+    Swapped,
+    /// A new generation is built, and will answer once it is ready.
+    Building,
+    /// What was being built is dropped.
+    Cancelled,
     /// It would run.
     DryRun,
 }
@@ -148,6 +178,7 @@ struct Inner {
     /// Plugins of a name that were deleted and are still being freed.
     freeing: Mutex<BTreeMap<PluginName, CancellationToken>>,
     freeing_tasks: TaskTracker,
+    collector: collect::Collector,
     readiness: RwLock<Following>,
     /// Counts changes of what runs.
     changed: watch::Sender<u64>,
@@ -179,12 +210,15 @@ impl Manager {
             plugins: RwLock::default(),
             freeing: Mutex::default(),
             freeing_tasks: TaskTracker::new(),
+            collector: collect::Collector::default(),
             readiness: RwLock::new(following),
             changed: watch::Sender::new(0),
             died: watch::Sender::new(None),
             stop: CancellationToken::new(),
             follower: Mutex::new(None),
         });
+        let collector = inner.collector.clone();
+        tokio::spawn(collector.run(Arc::downgrade(&inner), inner.stop.clone()));
         let following = tokio::spawn(follow::follow(inner.clone(), inner.stop.clone()));
         let died = inner.died.clone();
         // Without its follower the host would run on and hear of nothing: its death is the host's.
@@ -200,8 +234,9 @@ impl Manager {
     /// Runs a component: durable when it returns, on every host of the cluster.
     ///
     /// # Errors
-    /// `invalid-plugin` lists every fault; `upgrade-not-supported`; `log-unavailable` and
-    /// `state-unavailable` with nothing decided; `outcome-unknown`.
+    /// `invalid-plugin` lists every fault; `name-taken`, `deployment-under-way`, `inputs-changed`,
+    /// `schema-changed`, `history-cut`; `log-unavailable` and `state-unavailable` with nothing decided;
+    /// `outcome-unknown`.
     pub async fn deploy(&self, request: DeployRequest) -> Result<Deployed, Problem> {
         deploy::deploy(&self.0, request).await
     }
@@ -211,7 +246,46 @@ impl Manager {
     /// # Errors
     /// `unknown-plugin`; `log-unavailable`; `outcome-unknown`.
     pub async fn delete(&self, name: &PluginName, principal: &str) -> Result<(), Problem> {
-        deploy::delete(&self.0, name, principal).await
+        decide::delete(&self.0, name, principal).await
+    }
+
+    /// Drops what is being built; or, if nothing is, runs again what ran before.
+    ///
+    /// # Errors
+    /// As [`deploy`](Self::deploy); `no-previous-deployment`.
+    pub async fn rollback(
+        &self,
+        request: RollbackRequest,
+    ) -> Result<(DeployOutcome, Arc<Deployment>), Problem> {
+        deploy::rollback(&self.0, request).await
+    }
+
+    /// Stops folding, or goes on, on every host of the cluster. Queries are answered either way.
+    ///
+    /// # Errors
+    /// `unknown-plugin`; `log-unavailable`; `outcome-unknown`.
+    pub async fn pause(
+        &self,
+        name: &PluginName,
+        paused: bool,
+        principal: &str,
+    ) -> Result<(), Problem> {
+        decide::pause(&self.0, name, paused, principal).await
+    }
+
+    /// Leaves out one record at which a partition is blocked; returns the number of the decision.
+    ///
+    /// # Errors
+    /// `not-blocked` names where it is blocked; `unknown-plugin`; `log-unavailable`;
+    /// `outcome-unknown`.
+    pub async fn skip(
+        &self,
+        name: &PluginName,
+        at: RecordPosition,
+        reason: String,
+        principal: &str,
+    ) -> Result<u64, Problem> {
+        decide::skip(&self.0, name, at, reason, principal).await
     }
 
     /// What runs, by name.
@@ -237,7 +311,11 @@ impl Manager {
     pub fn readers_of(&self, topic: &TopicName) -> Vec<PluginName> {
         let plugins = self.0.plugins.read();
         let reads =
-            |plugin: &&Arc<Plugin>| plugin.inputs().iter().any(|input| input.topic == *topic);
+            |plugin: &&Arc<Plugin>| {
+                let decided = plugin.decided();
+                let mut generations = decided.generations();
+                generations.any(|it| it.deployment.inputs.iter().any(|it| it.topic == *topic))
+            };
         plugins
             .values()
             .filter(reads)
@@ -245,18 +323,29 @@ impl Manager {
             .collect()
     }
 
-    /// Waits until everything that this host owns of a plugin is live; `false` if it is blocked, or
-    /// if that takes longer than `within`.
+    /// Waits until everything that this host owns of a plugin is live, with the code of `deployment` or
+    /// a later one; `false` if it is blocked or paused, or if that takes longer than `within`.
     ///
     /// # Errors
     /// `unknown-plugin`.
-    pub async fn wait_ready(&self, name: &str, within: Duration) -> Result<bool, Problem> {
+    pub async fn wait_ready(
+        &self,
+        name: &str,
+        deployment: DeploymentId,
+        within: Duration,
+    ) -> Result<bool, Problem> {
         const POLL: Duration = Duration::from_millis(20);
         let until = self.0.context.clock.elapsed() + within;
         loop {
             let plugin = self.plugin(name)?;
-            if plugin.is_settled() {
-                return Ok(plugin.status() == "live");
+            let decided = plugin.decided();
+            let is_stuck = decided
+                .building
+                .as_ref()
+                .is_some_and(deployments::Generation::is_blocked);
+            let is_served = plugin.serves(deployment);
+            if plugin.is_settled() && (is_served || is_stuck) {
+                return Ok(is_served && plugin.status() == "live");
             }
             if self.0.context.clock.elapsed() >= until {
                 return Ok(false);

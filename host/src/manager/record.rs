@@ -1,11 +1,17 @@
 //! Records of the deployments topic on the wire (`proto/deployments.proto`).
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::deployments::{Body, DeployRequested, Event};
-use crate::plugin::{Manifest, Parameters};
-use crate::types::{Digest, PluginName, TopicName};
+use super::deployments::{
+    BlockedReport, Body, DeployRequested, Event, Report, Reported, RollbackRequested, StatePolicy,
+};
+use crate::plugin::{Kind, Manifest, Parameters};
+use crate::types::{
+    DeploymentId, Digest, GenerationId, Offset, Partition, PluginName, RecordPosition, TopicName,
+};
 
 #[allow(
     unreachable_pub,
@@ -18,19 +24,35 @@ mod proto {
 
 use proto::deployment_event::Event as Wire;
 
-/// A request that is to be appended; its manifest still as text, as the component has it.
+/// A record that is to be appended; a manifest still as text, as the component has it.
 #[derive(Debug, Clone)]
 pub(super) enum Request {
     ClusterNamed(String),
-    Deploy {
-        name: PluginName,
-        digest: Digest,
-        manifest_toml: String,
-        parameters: Parameters,
-        topics: std::collections::BTreeMap<String, TopicName>,
-        partitions: u32,
-    },
+    Deploy(Box<DeployRequest>),
     Delete(PluginName),
+    Rollback {
+        request: RollbackRequested,
+        from_retained: bool,
+    },
+    Pause(PluginName, bool),
+    Skip(PluginName, RecordPosition, String),
+    Report(Reported),
+    Switched(PluginName, GenerationId, Partition),
+}
+
+/// See [`Request::Deploy`].
+#[derive(Debug, Clone)]
+pub(super) struct DeployRequest {
+    pub(super) name: PluginName,
+    pub(super) kind: Kind,
+    pub(super) digest: Digest,
+    pub(super) manifest_toml: String,
+    pub(super) migrates: bool,
+    pub(super) parameters: Parameters,
+    pub(super) topics: BTreeMap<String, TopicName>,
+    pub(super) partitions: u32,
+    pub(super) state: Option<StatePolicy>,
+    pub(super) from_retained: bool,
 }
 
 pub(super) fn encode(
@@ -40,38 +62,119 @@ pub(super) fn encode(
     host: &str,
     request: Request,
 ) -> Bytes {
-    let event = match request {
-        Request::ClusterNamed(cluster_id) => Wire::ClusterNamed(proto::ClusterNamed { cluster_id }),
-        Request::Deploy {
-            name,
-            digest,
-            manifest_toml,
-            parameters,
-            topics,
-            partitions,
-        } => Wire::Deploy(proto::DeployRequested {
-            name: name.to_string(),
-            digest: Bytes::copy_from_slice(digest.as_bytes()),
-            manifest_toml,
-            parameters: parameters.into_iter().collect(),
-            topics: topics
-                .into_iter()
-                .map(|(input, topic)| (input, topic.to_string()))
-                .collect(),
-            partitions,
-        }),
-        Request::Delete(name) => Wire::Delete(proto::DeleteRequested {
-            name: name.to_string(),
-        }),
-    };
     let event = proto::DeploymentEvent {
         request_id: request_id.to_owned(),
         at_ms,
         principal: principal.to_owned(),
         host: host.to_owned(),
-        event: Some(event),
+        event: Some(wire(request)),
     };
     Bytes::from(event.encode_to_vec())
+}
+
+fn wire(request: Request) -> Wire {
+    match request {
+        Request::ClusterNamed(cluster_id) => Wire::ClusterNamed(proto::ClusterNamed { cluster_id }),
+        Request::Deploy(deploy) => Wire::Deploy(wire_deploy(*deploy)),
+        Request::Delete(name) => Wire::Delete(proto::DeleteRequested {
+            name: name.to_string(),
+        }),
+        Request::Rollback {
+            request,
+            from_retained,
+        } => Wire::Rollback(proto::RollbackRequested {
+            name: request.name.to_string(),
+            state: wire_policy(request.state).into(),
+            partitions: request.partitions,
+            from_retained,
+        }),
+        Request::Pause(name, paused) => Wire::Pause(proto::PauseRequested {
+            name: name.to_string(),
+            paused,
+        }),
+        Request::Skip(name, at, reason) => Wire::Skip(proto::SkipRequested {
+            name: name.to_string(),
+            topic: at.topic.to_string(),
+            partition: at.partition.0,
+            offset: at.offset.0,
+            reason,
+        }),
+        Request::Report(reported) => wire_report(reported),
+        Request::Switched(name, generation, partition) => {
+            Wire::Switched(proto::PartitionSwitched {
+                name: name.to_string(),
+                generation: generation.0,
+                partition: partition.0,
+            })
+        }
+    }
+}
+
+fn wire_deploy(deploy: DeployRequest) -> proto::DeployRequested {
+    let kind = match deploy.kind {
+        Kind::View => proto::PluginKind::View,
+        Kind::Republisher => proto::PluginKind::Republisher,
+        Kind::CommandHandler => proto::PluginKind::CommandHandler,
+    };
+    proto::DeployRequested {
+        name: deploy.name.to_string(),
+        digest: Bytes::copy_from_slice(deploy.digest.as_bytes()),
+        manifest_toml: deploy.manifest_toml,
+        parameters: deploy.parameters.into_iter().collect(),
+        topics: deploy
+            .topics
+            .into_iter()
+            .map(|(input, topic)| (input, topic.to_string()))
+            .collect(),
+        partitions: deploy.partitions,
+        state: wire_policy(deploy.state).into(),
+        kind: kind.into(),
+        migrates: deploy.migrates,
+        from_retained: deploy.from_retained,
+    }
+}
+
+fn wire_policy(state: Option<StatePolicy>) -> proto::StatePolicy {
+    match state {
+        None => proto::StatePolicy::Unspecified,
+        Some(StatePolicy::Rebuild) => proto::StatePolicy::Rebuild,
+        Some(StatePolicy::Keep) => proto::StatePolicy::Keep,
+    }
+}
+
+fn wire_report(reported: Reported) -> Wire {
+    let Reported {
+        name,
+        generation: GenerationId(generation),
+        deployment: DeploymentId(deployment),
+        partition: Partition(partition),
+        report,
+    } = reported;
+    let name = name.to_string();
+    match report {
+        Report::Ready => Wire::Ready(proto::PartitionReady {
+            name,
+            generation,
+            deployment,
+            partition,
+        }),
+        Report::Blocked(BlockedReport { code, detail, at }) => {
+            let at = at.map(|(at, topic_id)| proto::BlockedAt {
+                topic: at.topic.to_string(),
+                topic_id: topic_id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id)),
+                offset: at.offset.0,
+            });
+            Wire::Blocked(proto::PartitionBlocked {
+                name,
+                generation,
+                deployment,
+                partition,
+                code,
+                detail,
+                at,
+            })
+        }
+    }
 }
 
 /// Reads a record. What cannot be read becomes [`Body::Unknown`], which the fold refuses: a record
@@ -88,22 +191,51 @@ pub(super) fn decode(value: &[u8]) -> Event {
             };
         }
     };
-    let body = match wire.event {
-        Some(Wire::ClusterNamed(named)) => Ok(Body::ClusterNamed(named.cluster_id)),
-        Some(Wire::Deploy(deploy)) => {
-            read_deploy(deploy).map(|deploy| Body::Deploy(Box::new(deploy)))
-        }
-        Some(Wire::Delete(delete)) => PluginName::new(&delete.name)
-            .map(Body::Delete)
-            .map_err(|error| error.to_string()),
-        None => Err("its kind is unknown".to_owned()),
-    };
+    let body = wire
+        .event
+        .ok_or_else(|| "its kind is unknown".to_owned())
+        .and_then(read);
     Event {
         request_id: wire.request_id,
         at_ms: wire.at_ms,
         principal: wire.principal,
         body: body.unwrap_or_else(Body::Unknown),
     }
+}
+
+fn read(wire: Wire) -> Result<Body, String> {
+    Ok(match wire {
+        Wire::ClusterNamed(named) => Body::ClusterNamed(named.cluster_id),
+        Wire::Deploy(deploy) => Body::Deploy(Box::new(read_deploy(deploy)?)),
+        Wire::Delete(delete) => Body::Delete(plugin_name(&delete.name)?),
+        Wire::Rollback(rollback) => Body::Rollback(RollbackRequested {
+            name: plugin_name(&rollback.name)?,
+            state: read_policy(rollback.state)?,
+            partitions: rollback.partitions,
+        }),
+        Wire::Pause(pause) => Body::Pause(plugin_name(&pause.name)?, pause.paused),
+        Wire::Skip(skip) => {
+            let at = RecordPosition {
+                topic: topic_name(&skip.topic)?,
+                partition: Partition(skip.partition),
+                offset: Offset(skip.offset),
+            };
+            Body::Skip(plugin_name(&skip.name)?, at, skip.reason)
+        }
+        Wire::Ready(ready) => Body::Report(Reported {
+            name: plugin_name(&ready.name)?,
+            generation: GenerationId(ready.generation),
+            deployment: DeploymentId(ready.deployment),
+            partition: Partition(ready.partition),
+            report: Report::Ready,
+        }),
+        Wire::Blocked(blocked) => Body::Report(read_blocked(blocked)?),
+        Wire::Switched(switched) => Body::Switched(
+            plugin_name(&switched.name)?,
+            GenerationId(switched.generation),
+            Partition(switched.partition),
+        ),
+    })
 }
 
 fn read_deploy(wire: proto::DeployRequested) -> Result<DeployRequested, String> {
@@ -119,27 +251,84 @@ fn read_deploy(wire: proto::DeployRequested) -> Result<DeployRequested, String> 
             .collect::<Vec<_>>()
             .join("; ")
     })?;
+    let state = read_policy(wire.state)?;
+    let kind = match wire.kind() {
+        _ if proto::PluginKind::try_from(wire.kind).is_err() => {
+            return Err(format!("there is no kind {}", wire.kind));
+        }
+        proto::PluginKind::View => Kind::View,
+        proto::PluginKind::Republisher => Kind::Republisher,
+        proto::PluginKind::CommandHandler => Kind::CommandHandler,
+    };
     let topics = wire
         .topics
         .into_iter()
-        .map(|(input, topic)| {
-            Ok((
-                input,
-                TopicName::new(&topic).map_err(|error| error.to_string())?,
-            ))
-        })
+        .map(|(input, topic)| Ok((input, topic_name(&topic)?)))
         .collect::<Result<_, String>>()?;
     if wire.partitions == 0 {
         return Err("it has no partitions".to_owned());
     }
     Ok(DeployRequested {
-        name: PluginName::new(&wire.name).map_err(|error| error.to_string())?,
+        name: plugin_name(&wire.name)?,
+        kind,
         digest: Digest::from_bytes(digest),
         manifest,
+        migrates: wire.migrates,
         parameters: wire.parameters.into_iter().collect(),
         topics,
         partitions: wire.partitions,
+        state,
     })
+}
+
+fn read_blocked(wire: proto::PartitionBlocked) -> Result<Reported, String> {
+    let partition = Partition(wire.partition);
+    let at = match wire.at {
+        None => None,
+        Some(at) => {
+            let topic_id = match at.topic_id.as_ref() {
+                [] => None,
+                id => Some(
+                    id.try_into()
+                        .map_err(|_| "a topic's id is not 16 bytes".to_owned())?,
+                ),
+            };
+            let position = RecordPosition {
+                topic: topic_name(&at.topic)?,
+                partition,
+                offset: Offset(at.offset),
+            };
+            Some((position, topic_id))
+        }
+    };
+    Ok(Reported {
+        name: plugin_name(&wire.name)?,
+        generation: GenerationId(wire.generation),
+        deployment: DeploymentId(wire.deployment),
+        partition,
+        report: Report::Blocked(BlockedReport {
+            code: wire.code,
+            detail: wire.detail,
+            at,
+        }),
+    })
+}
+
+fn read_policy(wire: i32) -> Result<Option<StatePolicy>, String> {
+    match proto::StatePolicy::try_from(wire) {
+        Ok(proto::StatePolicy::Unspecified) => Ok(None),
+        Ok(proto::StatePolicy::Rebuild) => Ok(Some(StatePolicy::Rebuild)),
+        Ok(proto::StatePolicy::Keep) => Ok(Some(StatePolicy::Keep)),
+        Err(_) => Err(format!("there is no state policy {wire}")),
+    }
+}
+
+fn plugin_name(name: &str) -> Result<PluginName, String> {
+    PluginName::new(name).map_err(|error| error.to_string())
+}
+
+fn topic_name(name: &str) -> Result<TopicName, String> {
+    TopicName::new(name).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -150,10 +339,14 @@ mod tests {
     fn a_request_reads_back() {
         let toml =
             "name = \"a\"\nversion = \"1.0.0\"\ninputs = [\"flights\"]\nstate-schema = \"s/1\"\n";
-        let request = Request::Deploy {
+        let request = Request::Deploy(Box::new(DeployRequest {
             name: PluginName::new("b").unwrap(),
+            kind: Kind::View,
             digest: Digest::of(b"c"),
             manifest_toml: toml.to_owned(),
+            migrates: true,
+            state: Some(StatePolicy::Keep),
+            from_retained: false,
             parameters: [("k".to_owned(), "v".to_owned())].into(),
             topics: [(
                 "flights".to_owned(),
@@ -161,7 +354,7 @@ mod tests {
             )]
             .into(),
             partitions: 4,
-        };
+        }));
         let event = decode(&encode("id", 7, "me", "http://h", request));
         assert_eq!(
             (
@@ -177,6 +370,36 @@ mod tests {
         assert_eq!(deploy.name.as_str(), "b");
         assert_eq!(deploy.manifest.name.as_str(), "a");
         assert_eq!(deploy.topics["flights"].as_str(), "prod.flights");
+        assert_eq!((deploy.state, deploy.migrates), (Some(StatePolicy::Keep), true));
+    }
+
+    #[test]
+    fn a_report_reads_back() {
+        let at = RecordPosition {
+            topic: TopicName::new("flights").unwrap(),
+            partition: Partition(3),
+            offset: Offset(77),
+        };
+        let reported = |report| Reported {
+            name: PluginName::new("a").unwrap(),
+            generation: GenerationId(2),
+            deployment: DeploymentId(9),
+            partition: Partition(3),
+            report,
+        };
+        let blocked = BlockedReport {
+            code: "event-trapped".to_owned(),
+            detail: "it traps".to_owned(),
+            at: Some((at, Some([7; 16]))),
+        };
+        for report in [Report::Ready, Report::Blocked(blocked)] {
+            let reported = reported(report);
+            let event = decode(&encode("id", 7, "", "", Request::Report(reported.clone())));
+            let Body::Report(read) = event.body else {
+                panic!("{event:?}")
+            };
+            assert_eq!(read, reported);
+        }
     }
 
     #[test]

@@ -1,127 +1,96 @@
-//! Runs one plugin on this host: loads its code, joins its group, and keeps a worker for each
-//! partition that the group assigns here.
+//! Runs one plugin on this host: joins its group, and keeps a worker for each partition that the group
+//! assigns here, in every generation that was decided.
 //!
-//! Invariant: membership only decides who *tries*; a worker that opens its partition fences whoever
-//! had it. A partition that fails is opened again after a pause, alone; its neighbours go on.
+//! Invariants: membership only decides who *tries*; a worker that opens its partition fences whoever
+//! had it. A partition that fails is opened again after a pause, alone; its neighbours go on, and the
+//! state that it had answers meanwhile. What runs follows from what was decided ([`align`]), however
+//! often that is looked at.
 
-use std::collections::BTreeMap;
+mod align;
+mod load;
+mod report;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::load::Loads;
+use self::report::Reports;
 use super::Context;
+use super::collect::Collector;
+use super::deployments::Decided;
 use super::plugin::Plugin;
 use crate::limits;
 use crate::log::{AssignmentChange, Cleanup, LogError, Membership, NewTopic, ReaderSet};
-use crate::partition::{self, Exit, PartitionHandle, PartitionSpec, Ports, Stop};
-use crate::plugin::PluginCode;
-use crate::state::StoreId;
-use crate::types::{Partition, TopicName, TopicPartition};
+use crate::partition::{self, Exit, PartitionHandle, Ports, Stop};
+use crate::types::{DeploymentId, GenerationId, Partition, TopicName, TopicPartition};
 
 /// Runs `plugin` until `stop`; tries again after everything that may pass.
-pub(super) async fn run(plugin: Arc<Plugin>, context: Context, stop: CancellationToken) {
+pub(super) async fn run(
+    plugin: Arc<Plugin>,
+    context: Context,
+    collector: Collector,
+    stop: CancellationToken,
+) {
     let mut pause = limits::RETRY_PAUSE_MIN;
     while !stop.is_cancelled() {
-        match start(&plugin, &context, &stop).await {
-            Ok(Some(mut running)) => {
+        let joined = tokio::select! {
+            () = stop.cancelled() => return,
+            joined = join(&plugin, &context) => joined,
+        };
+        match joined {
+            Ok((membership, journal)) => {
+                let mut running = Running::new(
+                    plugin.clone(),
+                    context.clone(),
+                    collector.clone(),
+                    membership,
+                    journal,
+                );
                 running.run(&stop).await;
                 // The membership ended by itself: fenced by a stale request after an outage, or by
                 // another host that has the same instance id.
-                pause = limits::RETRY_PAUSE_MIN;
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(limits::REJOIN_PAUSE) => {}
-                }
+                pause = limits::REJOIN_PAUSE;
             }
-            Ok(None) => return,
             Err(error) => {
                 tracing::warn!(plugin = %plugin.name(), "{error}; trying again");
-                plugin.failed(error);
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = tokio::time::sleep(pause) => {}
-                }
-                pause = (pause * 2).min(limits::RETRY_PAUSE_MAX);
+                plugin.failed(error.to_string());
             }
         }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = (pause * 2).min(limits::RETRY_PAUSE_MAX);
     }
 }
 
-async fn start(
-    plugin: &Arc<Plugin>,
+async fn join(
+    plugin: &Plugin,
     context: &Context,
-    stop: &CancellationToken,
-) -> Result<Option<Running>, String> {
-    tokio::select! {
-        () = stop.cancelled() => Ok(None),
-        started = prepare(plugin, context) => started.map(Some),
-    }
-}
-
-async fn prepare(plugin: &Arc<Plugin>, context: &Context) -> Result<Running, String> {
-    let code = match plugin.code() {
-        Some(code) => code,
-        None => load(plugin, context).await?,
-    };
-    let journal = ensure_journal(plugin, context)
-        .await
-        .map_err(|error| error.to_string())?;
+) -> Result<(Box<dyn Membership>, TopicName), LogError> {
+    let partitions = plugin.decided().partitions_max();
+    let journal = ensure_journal(plugin, context, partitions).await?;
     let group = context.cluster.group(plugin.name());
-    let readers = context
-        .log
-        .reader_set(&format!("{group}.{}", plugin.deployment().generation))
-        .map_err(|error| error.to_string())?;
     let membership = context
         .log
         .join(&group, &context.instance_id, &journal)
-        .await
-        .map_err(|error| error.to_string())?;
-    Ok(Running {
-        plugin: plugin.clone(),
-        context: context.clone(),
-        code,
-        readers: Arc::from(readers),
-        membership,
-        journal,
-        slots: BTreeMap::new(),
-        workers: JoinSet::new(),
-        reopen: BTreeMap::new(),
-        pauses: BTreeMap::new(),
-        serial: 0,
-    })
+        .await?;
+    Ok((membership, journal))
 }
 
-async fn load(plugin: &Arc<Plugin>, context: &Context) -> Result<Arc<dyn PluginCode>, String> {
-    let deployment = plugin.deployment();
-    let component = context
-        .objects
-        .component(&deployment.digest)
-        .await
-        .map_err(|error| error.to_string())?;
-    let engine = context.engine.clone();
-    let parameters = deployment.parameters.clone();
-    let loaded = tokio::task::spawn_blocking(move || engine.load(&component, &parameters)).await;
-    let code = loaded
-        .map_err(|error| format!("compiling the component died: {error}"))?
-        .map_err(|faults| {
-            faults
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("; ")
-        })?;
-    plugin.loaded(code.clone());
-    Ok(code)
-}
-
-/// The plugin's journal, with at least as many partitions as its state; created, or grown, by
+/// The plugin's journal, with at least as many partitions as its states; created, or grown, by
 /// whoever comes first.
-async fn ensure_journal(plugin: &Plugin, context: &Context) -> Result<TopicName, LogError> {
+async fn ensure_journal(
+    plugin: &Plugin,
+    context: &Context,
+    partitions: u32,
+) -> Result<TopicName, LogError> {
     let name = context.cluster.journal_topic(plugin.name());
-    let partitions = plugin.partition_count();
     if let Some(journal) = context.log.topic(&name).await? {
         // A deleted plugin leaves its journal to the next one of its name.
         if journal.partitions < partitions {
@@ -147,76 +116,149 @@ async fn ensure_journal(plugin: &Plugin, context: &Context) -> Result<TopicName,
     }
 }
 
+/// A partition of a generation.
+type Place = (GenerationId, Partition);
+
 struct Slot {
     handle: PartitionHandle,
     stop: watch::Sender<Stop>,
-    /// Tells this worker from an earlier one of the same partition that has not ended yet.
+    /// Tells this worker from an earlier one of the same place that has not ended yet.
     serial: u64,
+    /// Deployment by which it was opened.
+    opened_by: DeploymentId,
+}
+
+/// When a place that failed is tried again.
+#[derive(Debug, Clone, Copy)]
+struct Retry {
+    at: Duration,
+    pause: Duration,
 }
 
 struct Running {
     plugin: Arc<Plugin>,
     context: Context,
-    code: Arc<dyn PluginCode>,
-    readers: Arc<dyn ReaderSet>,
+    collector: Collector,
     membership: Box<dyn Membership>,
     journal: TopicName,
-    slots: BTreeMap<Partition, Slot>,
-    workers: JoinSet<(Partition, u64, Exit)>,
-    /// When assigned partitions that failed are opened again, by the clock's elapsed time.
-    reopen: BTreeMap<Partition, Duration>,
-    pauses: BTreeMap<Partition, Duration>,
+    journal_partitions: u32,
+    decisions: watch::Receiver<Arc<Decided>>,
+    /// What the group has given this host.
+    assigned: BTreeSet<Partition>,
+    /// Whether the group has said so at all.
+    is_member: bool,
+    loads: Loads,
+    readers: BTreeMap<GenerationId, Arc<dyn ReaderSet>>,
+    slots: BTreeMap<Place, Slot>,
+    workers: JoinSet<(Place, u64, Exit)>,
+    retries: BTreeMap<Place, Retry>,
+    reports: Reports,
+    /// Workers tell here that something is to be looked at.
+    changed: Arc<Notify>,
     serial: u64,
 }
 
 impl Running {
-    /// Follows the group until `stop`, or until the membership ends.
+    fn new(
+        plugin: Arc<Plugin>,
+        context: Context,
+        collector: Collector,
+        membership: Box<dyn Membership>,
+        journal: TopicName,
+    ) -> Self {
+        Self {
+            decisions: plugin.decisions(),
+            loads: Loads::new(plugin.clone(), context.clone()),
+            reports: Reports::new(plugin.name().clone(), context.clone()),
+            journal_partitions: plugin.decided().partitions_max(),
+            plugin,
+            context,
+            collector,
+            membership,
+            journal,
+            assigned: BTreeSet::new(),
+            is_member: false,
+            readers: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            workers: JoinSet::new(),
+            retries: BTreeMap::new(),
+            changed: Arc::new(Notify::new()),
+            serial: 0,
+        }
+    }
+
+    /// Follows the group and what is decided until `stop`, or until the membership ends.
     async fn run(&mut self, stop: &CancellationToken) {
         let mut check = tokio::time::interval(limits::TOPIC_CHECK_INTERVAL);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let now = self.context.clock.elapsed();
-            let reopen_in = self.reopen.values().map(|at| at.saturating_sub(now)).min();
+            let look_in = self.look_in();
+            let changed = self.changed.clone();
             tokio::select! {
                 () = stop.cancelled() => break,
                 change = self.membership.change() => match change {
-                    Some(change) => self.changed(change).await,
+                    Some(change) => self.assignment_changed(change).await,
                     None => break,
                 },
-                Some(Ok((partition, serial, exit))) = self.workers.join_next() => {
-                    self.worker_ended(partition, serial, exit);
+                Some(Ok((place, serial, exit))) = self.workers.join_next() => {
+                    self.worker_ended(place, serial, exit);
                 }
-                () = tokio::time::sleep(reopen_in.unwrap_or_default()), if reopen_in.is_some() => {
-                    self.reopen_due().await;
-                }
+                Some(()) = self.loads.ended() => {}
+                Ok(()) = self.decisions.changed() => {}
+                () = changed.notified() => {}
+                () = tokio::time::sleep(look_in.unwrap_or_default()), if look_in.is_some() => {}
                 _ = check.tick() => self.check_topic().await,
             }
+            self.align().await;
         }
-        let all: Vec<_> = self.slots.keys().copied().collect();
-        self.close(&all).await;
+        let all = self.assigned.clone();
+        self.leave(&all).await;
         self.membership.leave().await;
     }
 
-    async fn changed(&mut self, change: AssignmentChange) {
+    /// When to look again, beside everything that happens.
+    fn look_in(&self) -> Option<Duration> {
+        let now = self.context.clock.elapsed();
+        let retry = self.retries.values().map(|retry| retry.at).min();
+        let due = [retry, self.loads.retry_at()].into_iter().flatten().min();
+        let due = due.map(|at| at.saturating_sub(now));
+        // One generation catches up with another: no event says when it has.
+        let is_handing_over = self.plugin.decided().retiring.is_some();
+        match due {
+            Some(due) if is_handing_over => Some(due.min(limits::ALIGN_INTERVAL)),
+            None if is_handing_over => Some(limits::ALIGN_INTERVAL),
+            due => due,
+        }
+    }
+
+    async fn assignment_changed(&mut self, change: AssignmentChange) {
         match change {
             AssignmentChange::Assigned(partitions) => {
                 tracing::info!(plugin = %self.plugin.name(), ?partitions, "assigned");
+                self.is_member = true;
                 for partition in partitions {
-                    self.try_open(partition).await;
+                    // What a lost assignment left answers until it is opened again.
+                    let again: Vec<_> = self.places_of(partition);
+                    for place in again {
+                        self.abandon(place);
+                    }
+                    self.assigned.insert(partition);
                 }
-                self.plugin.assigned();
+                self.plugin.assigned(&self.assigned);
             }
             AssignmentChange::Revoked { partitions, done } => {
                 tracing::info!(plugin = %self.plugin.name(), ?partitions, "revoked");
-                self.close(&partitions).await;
+                self.leave(&partitions.into_iter().collect()).await;
                 drop(done);
             }
             AssignmentChange::Lost(partitions) => {
                 tracing::warn!(plugin = %self.plugin.name(), ?partitions,
                     "the assignment is lost; answering from the last state");
                 for partition in partitions {
-                    self.reopen.remove(&partition);
-                    if let Some(slot) = self.slots.get(&partition) {
+                    self.assigned.remove(&partition);
+                    self.retries.retain(|(_, of), _| *of != partition);
+                    for place in self.places_of(partition) {
+                        let slot = &self.slots[&place];
                         slot.handle.mark_degraded();
                         slot.stop.send_replace(Stop::Abandon);
                     }
@@ -225,117 +267,99 @@ impl Running {
         }
     }
 
-    /// Opens an assigned partition, after the group has confirmed that it is ours.
-    async fn try_open(&mut self, partition: Partition) {
-        self.reopen.remove(&partition);
-        if partition.0 >= self.plugin.partition_count() {
-            return;
-        }
-        if let Err(error) = self.membership.confirm().await {
-            if error.is_transient() {
-                self.plugin.failed(error.to_string());
-                self.open_later(partition);
-            }
-            // Not ours any more: the next change says whose.
-            return;
-        }
-        if let Some(before) = self.slots.remove(&partition) {
-            before.stop.send_replace(Stop::Abandon);
-        }
-        self.serial += 1;
-        let serial = self.serial;
-        let handle = PartitionHandle::new(self.spec(partition), self.context.budget.clone());
-        let (stop, stopped) = watch::channel(Stop::No);
-        let worker = partition::run(handle.clone(), self.ports(), stopped);
-        self.workers.spawn_on(
-            async move { (partition, serial, worker.await) },
-            &self.context.workers,
-        );
-        self.plugin.opened(partition, handle.clone());
-        self.slots.insert(
-            partition,
-            Slot {
-                handle,
-                stop,
-                serial,
-            },
-        );
+    fn places_of(&self, partition: Partition) -> Vec<Place> {
+        let places = self.slots.keys().copied();
+        places.filter(|(_, of)| *of == partition).collect()
     }
 
-    fn open_later(&mut self, partition: Partition) {
-        let pause = self
-            .pauses
-            .get(&partition)
-            .copied()
-            .unwrap_or(limits::RETRY_PAUSE_MIN);
-        self.pauses
-            .insert(partition, (pause * 2).min(limits::RETRY_PAUSE_MAX));
-        let at = self.context.clock.elapsed() + pause;
-        self.reopen.insert(partition, at);
-    }
-
-    async fn reopen_due(&mut self) {
-        let now = self.context.clock.elapsed();
-        let due: Vec<_> = self
-            .reopen
-            .iter()
-            .filter_map(|(partition, at)| (*at <= now).then_some(*partition))
-            .collect();
-        for partition in due {
-            self.try_open(partition).await;
+    /// Ends a worker without a commit. What it has answers until something else does.
+    fn abandon(&mut self, place: Place) {
+        if let Some(slot) = self.slots.remove(&place) {
+            slot.stop.send_replace(Stop::Abandon);
         }
     }
 
-    fn worker_ended(&mut self, partition: Partition, serial: u64, exit: Exit) {
+    fn worker_ended(&mut self, place: Place, serial: u64, exit: Exit) {
         let Some(slot) = self
             .slots
-            .get(&partition)
+            .get(&place)
             .filter(|slot| slot.serial == serial)
         else {
             return;
         };
+        let (generation, partition) = place;
         match exit {
-            // It was told to; `close` or the loss of the assignment deals with the rest.
+            // It was told to; whoever told it deals with the rest.
             Exit::Stopped | Exit::Abandoned => {}
             Exit::Fenced(by) => {
-                tracing::warn!(plugin = %self.plugin.name(), %partition, "fenced: {by}");
+                tracing::warn!(plugin = %self.plugin.name(), %generation, %partition, "fenced: {by}");
                 slot.handle.mark_degraded();
                 // Opening asks the group first whether the partition is still ours.
-                self.open_later(partition);
+                self.slots.remove(&place);
+                self.open_later(place);
             }
             Exit::Failed(error) => {
-                tracing::warn!(plugin = %self.plugin.name(), %partition, "{error}; opening again");
+                tracing::warn!(plugin = %self.plugin.name(), %generation, %partition,
+                    "{error}; opening again");
                 if slot.handle.is_settled() {
-                    self.pauses.remove(&partition);
+                    self.retries.remove(&place);
                 }
                 slot.handle.mark_failed(error);
-                self.open_later(partition);
+                self.slots.remove(&place);
+                self.open_later(place);
             }
         }
     }
 
-    /// Commits and closes partitions; bounded, since nothing is lost by a commit that is missing.
-    async fn close(&mut self, partitions: &[Partition]) {
-        let (mut waiting, mut closing) = (Vec::new(), Vec::new());
+    fn open_later(&mut self, place: Place) {
+        let pause = self
+            .retries
+            .get(&place)
+            .map_or(limits::RETRY_PAUSE_MIN, |retry| {
+                (retry.pause * 2).min(limits::RETRY_PAUSE_MAX)
+            });
+        let at = self.context.clock.elapsed() + pause;
+        self.retries.insert(place, Retry { at, pause });
+    }
+
+    /// Gives partitions up: commits and closes them, in all generations. Bounded, since nothing is
+    /// lost by a commit that is missing.
+    async fn leave(&mut self, partitions: &BTreeSet<Partition>) {
         for partition in partitions {
-            self.reopen.remove(partition);
-            self.pauses.remove(partition);
-            self.plugin.closed(*partition);
-            if let Some(slot) = self.slots.remove(partition) {
+            self.assigned.remove(partition);
+            self.retries.retain(|(_, of), _| of != partition);
+            self.plugin.left(*partition);
+        }
+        self.plugin.assigned(&self.assigned);
+        let places: Vec<_> = self
+            .slots
+            .keys()
+            .copied()
+            .filter(|(_, partition)| partitions.contains(partition))
+            .collect();
+        self.close(&places, Stop::Clean).await;
+    }
+
+    /// Ends the workers of some places and waits for them, within a bound.
+    async fn close(&mut self, places: &[Place], how: Stop) {
+        let (mut waiting, mut closing) = (Vec::new(), Vec::new());
+        for place in places {
+            self.plugin.closed(place.0, place.1);
+            if let Some(slot) = self.slots.remove(place) {
                 closing.push(slot.handle.spec().store.clone());
-                slot.stop.send_replace(Stop::Clean);
+                slot.stop.send_replace(how);
                 waiting.push(slot.serial);
             }
         }
         let ended = async {
             while !waiting.is_empty() {
                 match self.workers.join_next().await {
-                    Some(Ok((partition, serial, exit))) => {
+                    Some(Ok((place, serial, exit))) => {
                         if let Exit::Failed(error) = &exit {
-                            tracing::warn!(plugin = %self.plugin.name(), %partition, "{error}");
+                            tracing::warn!(plugin = %self.plugin.name(), partition = %place.1, "{error}");
                         }
                         waiting.retain(|other| *other != serial);
-                        self.worker_ended(partition, serial, exit);
+                        self.worker_ended(place, serial, exit);
                     }
                     Some(Err(_)) => {}
                     None => break,
@@ -355,53 +379,45 @@ impl Running {
 
     /// Looks whether the input still has its partitions, and tells lag tools how far we are.
     async fn check_topic(&mut self) {
+        let decided = self.plugin.decided();
+        let serving = decided.serving.number();
         let positions = self
             .slots
-            .values()
-            .map(|slot| (slot.handle.spec().source(), slot.handle.status().committed))
+            .iter()
+            .filter(|((generation, _), _)| *generation == serving)
+            .map(|(_, slot)| (slot.handle.spec().source(), slot.handle.status().committed))
             .collect::<BTreeMap<TopicPartition, _>>();
         self.membership.report(&positions);
-        let input = &self.plugin.inputs()[0].topic;
-        let Ok(Some(topic)) = self.context.log.topic(input).await else {
-            return;
-        };
-        let expected = self.plugin.partition_count();
-        if topic.partitions == expected {
-            return;
-        }
-        for slot in self.slots.values().filter(|slot| !slot.handle.is_blocked()) {
-            slot.handle.request_block(partition::partitions_changed(
-                &slot.handle,
-                expected,
-                topic.partitions,
-            ));
-        }
-    }
-
-    fn spec(&self, partition: Partition) -> PartitionSpec {
-        let deployment = self.plugin.deployment();
-        PartitionSpec {
-            store: StoreId {
-                plugin: self.plugin.name().clone(),
-                generation: deployment.generation,
-                partition,
-            },
-            deployment: deployment.id,
-            code: self.code.clone(),
-            input: self.plugin.inputs()[0].clone(),
-            journal: self.journal.clone(),
-            advertised_url: self.context.advertised_url.clone(),
+        for generation in decided.generations() {
+            let input = &generation.deployment.inputs[0].topic;
+            let Ok(Some(topic)) = self.context.log.topic(input).await else {
+                continue;
+            };
+            let expected = generation.deployment.partitions;
+            if topic.partitions == expected {
+                continue;
+            }
+            let of = generation.number();
+            let slots = self.slots.iter().filter(|((generation, _), _)| *generation == of);
+            for (_, slot) in slots.filter(|(_, slot)| !slot.handle.is_blocked()) {
+                slot.handle.request_block(partition::partitions_changed(
+                    &slot.handle,
+                    expected,
+                    topic.partitions,
+                ));
+            }
         }
     }
 
-    fn ports(&self) -> Ports {
+    fn ports(&self, readers: Arc<dyn ReaderSet>) -> Ports {
         Ports {
             log: self.context.log.clone(),
-            readers: self.readers.clone(),
+            readers,
             states: self.context.states.clone(),
             budget: self.context.budget.clone(),
             clock: self.context.clock.clone(),
             metrics: self.context.metrics.clone(),
+            changed: self.changed.clone(),
         }
     }
 }

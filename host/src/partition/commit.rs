@@ -35,6 +35,11 @@ impl Schedule {
         }
     }
 
+    /// Commits at another interval from now on.
+    pub(super) fn set_interval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
     /// How long until a commit is due.
     pub(super) fn due_in(&self, now: Duration, live: bool) -> Duration {
         let wanted = if live {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
-use super::table::{StateBudget, StateTable};
-use super::{Blocked, PartitionSpec, PartitionStatus, Phase};
+use super::table::{SharedTable, StateBudget};
+use super::{Blocked, CodeInUse, Control, PartitionSpec, PartitionStatus, Phase};
 use crate::state::{KeyState, PartitionStore, StateError};
 use crate::types::Offset;
 
@@ -24,10 +24,14 @@ pub(super) struct Shared {
     pub(super) spec: PartitionSpec,
     pub(super) status: RwLock<PartitionStatus>,
     pub(super) next: watch::Sender<Offset>,
-    pub(super) table: RwLock<StateTable>,
+    pub(super) table: Arc<SharedTable>,
     pub(super) store: OnceLock<Arc<dyn PartitionStore>>,
     pub(super) block: Mutex<Option<Blocked>>,
     pub(super) block_requested: Notify,
+    /// What the worker is told.
+    pub(super) control: watch::Sender<Control>,
+    /// The code that folds and answers now.
+    pub(super) in_use: RwLock<Arc<CodeInUse>>,
 }
 
 /// Answer to [`PartitionHandle::state`].
@@ -44,18 +48,27 @@ pub struct Lookup {
 impl PartitionHandle {
     /// A handle for a partition whose worker is about to start.
     #[must_use]
-    pub fn new(spec: PartitionSpec, budget: StateBudget) -> Self {
+    pub fn new(spec: PartitionSpec, control: Control, budget: StateBudget) -> Self {
+        let in_use = RwLock::new(control.code.clone());
         Self {
             shared: Arc::new(Shared {
                 spec,
                 status: RwLock::new(PartitionStatus::opening()),
                 next: watch::Sender::new(Offset(0)),
-                table: RwLock::new(StateTable::new(false, budget)),
+                table: budget.open_table(),
                 store: OnceLock::new(),
                 block: Mutex::new(None),
                 block_requested: Notify::new(),
+                control: watch::Sender::new(control),
+                in_use,
             }),
         }
+    }
+
+    /// Whether both are the same opening of the same partition.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// What it folds.
@@ -64,19 +77,40 @@ impl PartitionHandle {
         &self.shared.spec
     }
 
+    /// The code that folds and answers now.
+    #[must_use]
+    pub fn code(&self) -> Arc<CodeInUse> {
+        self.shared.in_use.read().clone()
+    }
+
+    /// Tells the worker what to do from its next batch on; `change` says whether it changed anything.
+    pub fn direct(&self, change: impl FnOnce(&mut Control) -> bool) {
+        self.shared.control.send_if_modified(change);
+    }
+
     /// A consistent picture of it.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
         self.shared.status.read().clone()
     }
 
-    /// Whether it has read its backlog or cannot go on: nothing more to wait for at start.
+    /// Whether it has read its backlog or does not go on: nothing more to wait for at start.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         matches!(
             self.shared.status.read().phase,
-            Phase::Live | Phase::Blocked
+            Phase::Live | Phase::Blocked | Phase::Paused
         )
+    }
+
+    /// Whether it may be asked, and is at least as far as `other`.
+    #[must_use]
+    pub fn has_reached(&self, other: &Self) -> bool {
+        let (answers, next) = {
+            let status = self.shared.status.read();
+            (status.answers, status.next)
+        };
+        answers && next >= other.shared.status.read().next
     }
 
     /// State of a key, uncommitted folds included.

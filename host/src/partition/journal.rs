@@ -17,13 +17,13 @@ mod proto {
     include!(concat!(env!("OUT_DIR"), "/foldhost.journal.v1.rs"));
 }
 
-/// A host has opened a partition; of several, the one with the highest generation and epoch
-/// owns it.
+/// A host has opened a partition of a generation; of several of one generation, the one with the
+/// highest epoch owns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// Which partition.
     pub partition: Partition,
-    /// Generation that was opened: numbers are never reused, even after a delete.
+    /// Generation that was opened.
     pub generation: GenerationId,
     /// Grows with each ownership of the partition in this generation.
     pub epoch: Epoch,
@@ -47,7 +47,10 @@ pub async fn announce(log: &dyn Log, spec: &PartitionSpec, epoch: Epoch) -> Resu
         record: Some(proto::journal_record::Record::Owner(owner)),
     };
     let record = NewRecord {
-        key: Some(Bytes::from(format!("owner/{partition}"))),
+        key: Some(Bytes::from(format!(
+            "owner/{partition}/{}",
+            spec.store.generation
+        ))),
         value: Some(Bytes::from(record.encode_to_vec())),
         partition: Some(partition),
         ..NewRecord::default()

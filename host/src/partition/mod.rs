@@ -10,9 +10,12 @@
 
 mod assemble;
 mod commit;
+mod control;
 mod handle;
 pub mod journal;
+mod migrate;
 mod open;
+mod rate;
 mod status;
 mod step;
 mod table;
@@ -20,14 +23,16 @@ mod worker;
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::clock::Clock;
 use crate::log::{Log, Partitioner, ReaderSet};
-use crate::plugin::PluginCode;
-use crate::plugin::manifest::{Input, Manifest};
+use crate::plugin::manifest::Input;
 use crate::state::{StateStore, StoreId};
 use crate::telemetry::Metrics;
-use crate::types::{DeploymentId, TopicName, TopicPartition};
+use crate::types::{TopicName, TopicPartition};
 
+pub use control::{CodeInUse, Control, Skips};
 pub use handle::{Lookup, PartitionHandle};
 pub use open::partitions_changed;
 pub use status::{Blocked, PartitionStatus, Phase};
@@ -35,21 +40,28 @@ pub use step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
 pub use table::StateBudget;
 pub use worker::{Exit, Stop, run};
 
-/// What a worker is to fold.
+/// What a worker is to fold, as long as it lives. With whose code, [`Control`] says.
 #[derive(Debug, Clone)]
 pub struct PartitionSpec {
     /// Which state it keeps.
     pub store: StoreId,
-    /// Deployment whose code folds.
-    pub deployment: DeploymentId,
-    /// That code.
-    pub code: Arc<dyn PluginCode>,
+    /// What its states begin from, if not from the log.
+    pub origin: Option<MigrateFrom>,
     /// Its input, with the topic that it is mapped to.
     pub input: Input,
     /// Where it announces that it owns the partition.
     pub journal: TopicName,
     /// Where this host answers queries.
     pub advertised_url: String,
+}
+
+/// States of another generation that are to go through the plugin's `migrate`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrateFrom {
+    /// Where they are.
+    pub store: StoreId,
+    /// Schema that they are written in.
+    pub schema: String,
 }
 
 impl PartitionSpec {
@@ -66,12 +78,6 @@ impl PartitionSpec {
     #[must_use]
     pub fn partitioner(&self) -> Partitioner {
         self.input.partitioner
-    }
-
-    /// The manifest of the code.
-    #[must_use]
-    pub fn manifest(&self) -> &Manifest {
-        &self.code.inspection().manifest
     }
 }
 
@@ -90,6 +96,8 @@ pub struct Ports {
     pub clock: Clock,
     /// Figures.
     pub metrics: Metrics,
+    /// Told when a partition comes into another phase, or another code takes over.
+    pub changed: Arc<Notify>,
 }
 
 #[cfg(test)]

@@ -5,13 +5,16 @@
 use std::sync::Arc;
 
 use super::assemble::Source;
-use super::{Blocked, PartitionHandle, Ports, journal};
+use super::migrate::{Migrated, migrate};
+use super::status::TOPIC_REPLACED;
+use super::{Blocked, CodeInUse, PartitionHandle, Ports, journal};
 use crate::log::{
     LogError, OffsetRange, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef, Topic,
 };
+use crate::plugin::CallError;
 use crate::plugin::manifest::{OnGap, Start};
 use crate::state::{Checkpoint, Commit, LastRecord, PartitionStore, StateError};
-use crate::types::{Epoch, Offset, RecordPosition};
+use crate::types::{DeploymentId, Epoch, Offset, PluginName, RecordPosition};
 
 /// A partition that is open.
 #[derive(Debug)]
@@ -34,14 +37,40 @@ pub(super) enum OpenError {
     Log(#[from] LogError),
     #[error(transparent)]
     State(#[from] StateError),
+    #[error(transparent)]
+    Call(CallError),
+    #[error(
+        "the state was committed by deployment {found}, of which this host has not heard yet: it runs {known}"
+    )]
+    Behind {
+        found: DeploymentId,
+        known: DeploymentId,
+    },
 }
 
 /// Opens the partition of `handle`. The caller holds a confirmed assignment.
 pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Opened, OpenError> {
     let spec = handle.spec();
     let source = spec.source();
+    let code = handle.code();
     let store: Arc<dyn PartitionStore> = Arc::from(ports.states.open(&spec.store).await?);
-    let before = store.checkpoint().await?;
+    let mut before = store.checkpoint().await?;
+    if let Some(found) = before.as_ref().map(|before| before.deployment)
+        && found > code.deployment
+    {
+        let known = code.deployment;
+        return Err(OpenError::Behind { found, known });
+    }
+    let mut failed = None;
+    let is_migrated = before.as_ref().is_some_and(|before| !before.incomplete);
+    if let Some(from) = spec.origin.as_ref().filter(|_| !is_migrated) {
+        match migrate(handle, ports, &*store, from).await? {
+            Migrated::Done(checkpoint) => before = Some(checkpoint),
+            Migrated::Nothing if before.is_none() => {}
+            Migrated::Nothing => failed = Some(source_gone(handle)),
+            Migrated::Failed(blocked) => failed = Some(blocked),
+        }
+    }
     let topic = ports.log.topic(&source.topic).await?;
 
     let mut checkpoint = match (&before, &topic) {
@@ -50,8 +79,8 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         (None, None) => return Err(LogError::UnknownTopic(source.topic).into()),
     };
     checkpoint.epoch = checkpoint.epoch.next();
-    checkpoint.deployment = spec.deployment;
-    checkpoint.digest = spec.code.inspection().digest;
+    checkpoint.incomplete = failed.is_some();
+    checkpoint.adopt(&code);
     store
         .commit(Commit {
             changes: Vec::new(),
@@ -64,9 +93,13 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         partition: spec.store.partition,
         partitions: checkpoint.partitions,
         partitioner: spec.partitioner(),
-        headers: spec.manifest().headers,
+        headers: code.manifest().headers,
     };
-    let (reader, live_at) = match check_topic(handle, &checkpoint, topic.as_ref()) {
+    let usable = match failed {
+        Some(blocked) => Err(blocked),
+        None => check_topic(handle, &checkpoint, topic.as_ref()),
+    };
+    let (reader, live_at) = match usable {
         Err(blocked) => (Err(blocked), checkpoint.next),
         Ok(()) => {
             let range = ports.log.range(&source).await?;
@@ -99,17 +132,47 @@ async fn first_checkpoint(
         Start::Latest => range.end,
         Start::At(timestamp_ms) => ports.log.offset_at(&source, timestamp_ms).await?,
     };
+    let code = handle.code();
     Ok(Checkpoint {
         epoch: Epoch(0),
-        deployment: spec.deployment,
-        digest: spec.code.inspection().digest,
+        deployment: code.deployment,
+        digest: code.code.inspection().digest,
         next: start,
         last: None,
         start,
         history_complete: start == Offset(0),
         topic_id: topic.id,
         partitions: topic.partitions,
+        folds_from: start,
+        gaps: 0,
+        incomplete: false,
     })
+}
+
+/// Some states were migrated, and the store that the others are in is gone.
+fn source_gone(handle: &PartitionHandle) -> Blocked {
+    Blocked {
+        code: "migration-failed".to_owned(),
+        detail: format!(
+            "the states that are to be migrated are gone; {}",
+            rebuild(&handle.spec().store.plugin)
+        ),
+        at: None,
+    }
+}
+
+impl Checkpoint {
+    /// The code of another deployment folds from here on.
+    pub(super) fn adopt(&mut self, code: &CodeInUse) {
+        if self.deployment == code.deployment {
+            return;
+        }
+        if !code.renumbered && self.next > self.start {
+            self.folds_from = self.next;
+        }
+        self.deployment = code.deployment;
+        self.digest = code.code.inspection().digest;
+    }
 }
 
 /// Whether the topic is still the one that the state was folded from.
@@ -140,7 +203,7 @@ fn check_topic(
         && then != now
     {
         return blocked(
-            "topic-replaced",
+            TOPIC_REPLACED,
             format!(
                 "topic '{name}' was deleted and created again, so the state belongs to records that are gone; {}",
                 rebuild(plugin)
@@ -172,8 +235,10 @@ pub fn partitions_changed(handle: &PartitionHandle, then: u32, now: u32) -> Bloc
     }
 }
 
-fn rebuild(plugin: &crate::types::PluginName) -> String {
-    format!("rebuild the view: `foldhost plugin delete {plugin}`, then deploy it again")
+fn rebuild(plugin: &PluginName) -> String {
+    format!(
+        "build the view anew: deploy {plugin} again with `foldhost plugin deploy FILE --state rebuild`"
+    )
 }
 
 /// Finds where to read on, and compares the last folded record with the one in the log.
@@ -204,6 +269,7 @@ async fn open_reader(
             OnGap::Continue => {
                 tracing::warn!(partition = %spec.store, from = %checkpoint.next, to = %range.start,
                     "records were removed before they were folded; going on behind them");
+                checkpoint.gaps += range.start.0 - checkpoint.next.0;
                 checkpoint.next = range.start;
                 checkpoint.last = None;
             }
@@ -250,7 +316,7 @@ pub(super) fn history_gap(handle: &PartitionHandle, next: Offset, start: Offset)
 fn replaced(handle: &PartitionHandle, last: LastRecord) -> Blocked {
     let source = handle.spec().source();
     Blocked {
-        code: "topic-replaced".to_owned(),
+        code: TOPIC_REPLACED.to_owned(),
         detail: format!(
             "the record at {source}@{} is not the one that was folded: the topic was replaced; {}",
             last.offset,

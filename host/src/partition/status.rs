@@ -1,6 +1,6 @@
 //! What a partition says about itself. Written by its worker, read by `http` and `telemetry`.
 
-use crate::types::{Offset, RecordPosition};
+use crate::types::{DeploymentId, Offset, RecordPosition};
 
 /// Where a partition is in its life, from worst to best.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -8,6 +8,8 @@ use crate::types::{Offset, RecordPosition};
 pub enum Phase {
     /// It cannot go on by itself; it answers from the state it has.
     Blocked,
+    /// Folding stands still until somebody says otherwise; it answers from the state it has.
+    Paused,
     /// Its store and reader are being opened.
     Opening,
     /// It has not read its backlog yet.
@@ -26,6 +28,17 @@ pub struct Blocked {
     pub detail: String,
     /// The event before which it stopped, if it is about one.
     pub at: Option<RecordPosition>,
+}
+
+/// Code of a [`Blocked`] whose topic is not the one that was folded.
+pub(super) const TOPIC_REPLACED: &str = "topic-replaced";
+
+impl Blocked {
+    /// Whether other code, or skipping the event, may get it going.
+    #[must_use]
+    pub fn is_about_event(&self) -> bool {
+        self.at.is_some() && self.code != TOPIC_REPLACED
+    }
 }
 
 /// A consistent picture of a partition.
@@ -51,6 +64,18 @@ pub struct PartitionStatus {
     pub last_error: Option<String>,
     /// Whether the assignment is lost for now: it answers, but does not fold.
     pub degraded: bool,
+    /// Whether it may be asked: it was live, blocked or paused since it was opened.
+    pub answers: bool,
+    /// Deployment whose code folds.
+    pub deployment: Option<DeploymentId>,
+    /// First offset that this code folded, in place of earlier code.
+    pub folds_from: Offset,
+    /// Offsets that were removed before they were folded, and that were allowed to be missing.
+    pub gaps: u64,
+    /// Identity of the input's topic, where the log can tell.
+    pub topic_id: Option<[u8; 16]>,
+    /// Events that were folded in a second, lately.
+    pub rate_per_second: f64,
 }
 
 impl PartitionStatus {
@@ -68,6 +93,12 @@ impl PartitionStatus {
             start: Offset(0),
             last_error: None,
             degraded: false,
+            answers: false,
+            deployment: None,
+            folds_from: Offset(0),
+            gaps: 0,
+            topic_id: None,
+            rate_per_second: 0.0,
         }
     }
 

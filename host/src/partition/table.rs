@@ -1,60 +1,37 @@
 //! States of a partition in memory: what is hot, and everything that is not committed yet.
-//! Filled by the worker, read by queries.
+//! Filled by the worker, read by queries. The memory is shared by all partitions: see [`budget`].
 //!
 //! Invariants: a dirty state is never dropped; a clean one equals what the store holds; after
 //! [`StateTable::freeze`] the frozen changes are exactly the dirty ones, until
-//! [`StateTable::committed`] says that it is durable; a commit that fails ends the worker.
+//! [`StateTable::committed`] says that it is durable; a commit that fails ends the worker. What a
+//! batch needs is not evicted while the batch is folded.
+//!
+//! States lie in pages of slots that never move, so that a hand can go round them as on a clock:
+//! a state that was used since the hand last came by stays, one that was not goes. An eviction looks
+//! at a few slots, however many there are.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+mod budget;
+#[cfg(test)]
+mod tests;
+
+use std::hash::BuildHasher as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
+pub(super) use self::budget::SharedTable;
+pub use self::budget::StateBudget;
 use crate::state::KeyState;
 
-/// Fixed cost of an entry beside its key and state, in bytes: the slot of the table and the two
-/// allocations' headers, rounded up.
-const ENTRY_OVERHEAD_BYTES: usize = 160;
-
-/// Memory for states, shared by all partitions of a host. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct StateBudget(Arc<Budget>);
-
-#[derive(Debug)]
-struct Budget {
-    bytes_max: usize,
-    used: AtomicUsize,
-}
-
-impl StateBudget {
-    /// A budget of `bytes_max`.
-    #[must_use]
-    pub fn new(bytes_max: usize) -> Self {
-        Self(Arc::new(Budget {
-            bytes_max,
-            used: AtomicUsize::new(0),
-        }))
-    }
-
-    /// Bytes in use by all partitions.
-    #[must_use]
-    pub fn used_bytes(&self) -> usize {
-        self.0.used.load(Ordering::Relaxed)
-    }
-
-    fn is_exceeded(&self) -> bool {
-        self.used_bytes() > self.0.bytes_max
-    }
-
-    fn add(&self, bytes: usize) {
-        self.0.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    fn remove(&self, bytes: usize) {
-        self.0.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
+/// Fixed cost of a state beside the bytes of its key and itself: slot, index, the allocations'
+/// rounding. Measured: 100 bytes for the slot and the index, 20 for rounding.
+const ENTRY_OVERHEAD_BYTES: usize = 128;
+/// Slots of one page.
+const PAGE_SLOTS: usize = 1_024;
+/// Keys and states up to this size are copied rather than shared: a share costs an allocation that
+/// stays, and keeps whatever it was cut out of.
+const COPIED_BYTES_MAX: usize = 1_024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Freshness {
@@ -67,25 +44,37 @@ enum Freshness {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Slot {
+    key: Bytes,
     state: Option<KeyState>,
     freshness: Freshness,
-    /// Read or written since the last sweep.
-    touched: bool,
+    /// Read or written since the hand last came by.
+    touched: AtomicBool,
 }
 
-impl Entry {
-    fn bytes(&self, key: &[u8]) -> usize {
-        ENTRY_OVERHEAD_BYTES + key.len() + self.state.as_ref().map_or(0, |state| state.state.len())
+impl Slot {
+    fn bytes(&self) -> usize {
+        entry_bytes(&self.key, self.state.as_ref())
     }
+}
+
+fn entry_bytes(key: &[u8], state: Option<&KeyState>) -> usize {
+    ENTRY_OVERHEAD_BYTES + key.len() + state.map_or(0, |state| state.state.len())
 }
 
 /// States of one partition.
 #[derive(Debug)]
 pub(super) struct StateTable {
-    entries: HashMap<Bytes, Entry>,
-    dirty: Vec<Bytes>,
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    slots: Slots,
+    hand: usize,
+    /// Slots that changed since the last commit began, each once.
+    dirty: Vec<u32>,
+    /// Slots that the commit under way holds; some are dirty again.
+    frozen: Vec<u32>,
     dirty_bytes: usize,
+    frozen_bytes: usize,
     bytes: usize,
     largest_state_bytes: usize,
     /// Every key that has a state is here: a key that is missing has none.
@@ -97,9 +86,14 @@ impl StateTable {
     /// An empty table; `complete` says that the store behind it is empty too.
     pub(super) fn new(complete: bool, budget: StateBudget) -> Self {
         Self {
-            entries: HashMap::new(),
+            index: HashTable::new(),
+            hasher: DefaultHashBuilder::default(),
+            slots: Slots::default(),
+            hand: 0,
             dirty: Vec::new(),
+            frozen: Vec::new(),
             dirty_bytes: 0,
+            frozen_bytes: 0,
             bytes: 0,
             largest_state_bytes: 0,
             complete,
@@ -109,59 +103,53 @@ impl StateTable {
 
     /// State of a key: `None` = ask the store.
     pub(super) fn get(&self, key: &[u8]) -> Option<Option<&KeyState>> {
-        match self.entries.get(key) {
-            Some(entry) => Some(entry.state.as_ref()),
+        match self.find(key) {
+            Some(at) => {
+                let slot = self.slots.get(at);
+                if !slot.touched.load(Ordering::Relaxed) {
+                    slot.touched.store(true, Ordering::Relaxed);
+                }
+                Some(slot.state.as_ref())
+            }
             None => self.complete.then_some(None),
         }
     }
 
     /// Puts what the store holds for a key that is not here.
-    pub(super) fn load(&mut self, key: Bytes, state: Option<KeyState>) {
-        debug_assert!(
-            !self.entries.contains_key(&key),
-            "only unknown keys are loaded"
-        );
-        self.insert(
-            key,
-            Entry {
-                state,
-                freshness: Freshness::Clean,
-                touched: true,
-            },
-        );
+    pub(super) fn load(&mut self, key: &Bytes, state: Option<KeyState>) {
+        debug_assert!(self.find(key).is_none(), "only unknown keys are loaded");
+        self.insert(key, state, Freshness::Clean);
     }
 
     /// Changes the state of a key.
     pub(super) fn change(&mut self, key: &Bytes, state: Option<KeyState>) {
         let state_bytes = state.as_ref().map_or(0, |state| state.state.len());
         self.largest_state_bytes = self.largest_state_bytes.max(state_bytes);
-        self.dirty_bytes += ENTRY_OVERHEAD_BYTES + key.len() + state_bytes;
-        if let Some(entry) = self.entries.get_mut(key) {
-            let before = entry.bytes(key);
-            entry.state = state;
-            entry.touched = true;
-            if entry.freshness != Freshness::Dirty {
-                entry.freshness = Freshness::Dirty;
-                self.dirty.push(key.clone());
-            }
-            let after = entry.bytes(key);
-            self.account(before, after);
+        let after = entry_bytes(key, state.as_ref());
+        let Some(at) = self.find(key) else {
+            let at = self.insert(key, state, Freshness::Dirty);
+            self.dirty.push(at);
+            self.account_dirty(0, after);
+            return;
+        };
+        let slot = self.slots.get_mut(at);
+        let before = slot.bytes();
+        slot.state = state;
+        *slot.touched.get_mut() = true;
+        if slot.freshness == Freshness::Dirty {
+            self.account_dirty(before, after);
         } else {
-            self.dirty.push(key.clone());
-            self.insert(
-                key.clone(),
-                Entry {
-                    state,
-                    freshness: Freshness::Dirty,
-                    touched: true,
-                },
-            );
+            slot.freshness = Freshness::Dirty;
+            self.dirty.push(at);
+            self.account_dirty(0, after);
         }
+        self.account(before, after);
     }
 
-    /// Bytes of changes that no commit holds yet; counts a key again each time it changes.
-    pub(super) fn dirty_bytes(&self) -> usize {
-        self.dirty_bytes
+    /// Whether as much has changed as may wait for a commit: then one begins, and folding waits
+    /// while another is under way.
+    pub(super) fn is_full(&self) -> bool {
+        self.dirty_bytes >= self.budget.dirty_share_bytes()
     }
 
     /// Bytes of all states here, with their keys and overhead.
@@ -176,35 +164,36 @@ impl StateTable {
 
     /// Takes all changes for a commit.
     pub(super) fn freeze(&mut self) -> Vec<(Bytes, Option<KeyState>)> {
-        self.dirty_bytes = 0;
-        let keys = std::mem::take(&mut self.dirty);
-        let changes = keys.into_iter().map(|key| {
-            let entry = self
-                .entries
-                .get_mut(&key)
-                .expect("a dirty key is never dropped");
-            assert!(entry.freshness == Freshness::Dirty, "a key is listed once");
-            entry.freshness = Freshness::Frozen;
-            let state = entry.state.clone();
-            (key, state)
+        assert!(self.frozen.is_empty(), "one commit at a time");
+        self.frozen = std::mem::take(&mut self.dirty);
+        self.frozen_bytes = std::mem::take(&mut self.dirty_bytes);
+        let slots = &mut self.slots;
+        let changes = self.frozen.iter().map(|at| {
+            let slot = slots.get_mut(*at);
+            assert!(slot.freshness == Freshness::Dirty, "a key is listed once");
+            slot.freshness = Freshness::Frozen;
+            let state = slot.state.as_ref().map(|state| KeyState {
+                state: shared(&state.state),
+                ..*state
+            });
+            (shared(&slot.key), state)
         });
         changes.collect()
     }
 
-    /// The commit of these keys is durable.
-    pub(super) fn committed<'k>(&mut self, keys: impl IntoIterator<Item = &'k Bytes>) {
-        for key in keys {
-            let Some(entry) = self.entries.get_mut(key) else {
-                continue;
-            };
-            if entry.freshness == Freshness::Frozen {
-                entry.freshness = Freshness::Clean;
-                if entry.state.is_none() {
-                    self.drop_entry(key);
+    /// The commit of what was frozen is durable.
+    pub(super) fn committed(&mut self) {
+        for at in std::mem::take(&mut self.frozen) {
+            let slot = self.slots.get_mut(at);
+            if slot.freshness == Freshness::Frozen {
+                slot.freshness = Freshness::Clean;
+                if slot.state.is_none() {
+                    self.remove(at);
                 }
             }
         }
-        self.sweep();
+        self.budget.remove_dirty(self.frozen_bytes);
+        self.frozen_bytes = 0;
     }
 
     /// Changes that are in no finished commit, in order of key, behind `after`, with `prefix`.
@@ -213,125 +202,158 @@ impl StateTable {
         prefix: &[u8],
         after: Option<&[u8]>,
     ) -> Vec<(Bytes, Option<KeyState>)> {
-        let mut found: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(key, entry)| {
-                entry.freshness != Freshness::Clean
-                    && key.starts_with(prefix)
-                    && after.is_none_or(|after| key.as_ref() > after)
-            })
-            .map(|(key, entry)| (key.clone(), entry.state.clone()))
-            .collect();
+        let slots = |list: &'_ [u32], freshness| {
+            let found = list.iter().map(|at| self.slots.get(*at));
+            found
+                .filter(|slot| {
+                    slot.freshness == freshness
+                        && slot.key.starts_with(prefix)
+                        && after.is_none_or(|after| slot.key.as_ref() > after)
+                })
+                .map(|slot| (slot.key.clone(), slot.state.clone()))
+                .collect::<Vec<_>>()
+        };
+        let mut found = slots(&self.dirty, Freshness::Dirty);
+        found.extend(slots(&self.frozen, Freshness::Frozen));
         found.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         found
     }
 
-    /// Drops clean states that were not touched since the last sweep while the host is over budget.
-    fn sweep(&mut self) {
-        if !self.budget.is_exceeded() {
-            return;
-        }
+    /// Goes on round the slots, at most `slots_max` of them, and drops clean states that were not
+    /// used since the last time, until `wanted_bytes` are free. Returns how many are.
+    fn evict(&mut self, wanted_bytes: usize, slots_max: usize) -> usize {
         let mut freed = 0;
-        self.entries.retain(|key, entry| {
-            let keep = entry.freshness != Freshness::Clean || entry.touched;
-            entry.touched = false;
-            if !keep {
-                freed += entry.bytes(key);
+        for _ in 0..slots_max.min(self.slots.len()) {
+            if freed >= wanted_bytes {
+                break;
             }
-            keep
-        });
-        if freed > 0 {
+            self.hand = (self.hand + 1) % self.slots.len();
+            let at = u32::try_from(self.hand).expect("slots are numbered in 32 bits");
+            let Some(slot) = self.slots.look(at) else {
+                continue;
+            };
+            if slot.freshness != Freshness::Clean || std::mem::take(slot.touched.get_mut()) {
+                continue;
+            }
+            freed += slot.bytes();
             self.complete = false;
-            self.account(freed, 0);
+            self.remove(at);
         }
+        freed
     }
 
-    fn insert(&mut self, key: Bytes, entry: Entry) {
-        let bytes = entry.bytes(&key);
-        self.entries.insert(key, entry);
-        self.account(0, bytes);
+    fn find(&self, key: &[u8]) -> Option<u32> {
+        let hash = self.hasher.hash_one(key);
+        let found = self
+            .index
+            .find(hash, |at| self.slots.get(*at).key.as_ref() == key);
+        found.copied()
     }
 
-    fn drop_entry(&mut self, key: &Bytes) {
-        if let Some(entry) = self.entries.remove(key) {
-            let bytes = entry.bytes(key);
-            self.account(bytes, 0);
+    fn insert(&mut self, key: &Bytes, state: Option<KeyState>, freshness: Freshness) -> u32 {
+        let slot = Slot {
+            key: shared(key),
+            state,
+            freshness,
+            touched: AtomicBool::new(true),
+        };
+        self.account(0, slot.bytes());
+        let at = self.slots.push(slot);
+        let (slots, hasher) = (&self.slots, &self.hasher);
+        let hash = |at: &u32| hasher.hash_one(slots.get(*at).key.as_ref());
+        self.index.insert_unique(hash(&at), at, hash);
+        at
+    }
+
+    fn remove(&mut self, at: u32) {
+        let slot = self.slots.take(at);
+        let hash = self.hasher.hash_one(slot.key.as_ref());
+        match self.index.find_entry(hash, |other| *other == at) {
+            Ok(entry) => drop(entry.remove()),
+            Err(_) => unreachable!("every slot is in the index"),
         }
+        self.account(slot.bytes(), 0);
     }
 
     fn account(&mut self, before: usize, after: usize) {
         self.bytes = self.bytes + after - before;
-        if after >= before {
-            self.budget.add(after - before);
-        } else {
-            self.budget.remove(before - after);
-        }
+        self.budget.account(before, after);
+    }
+
+    fn account_dirty(&mut self, before: usize, after: usize) {
+        self.dirty_bytes = self.dirty_bytes + after - before;
+        self.budget.account_dirty(before, after);
     }
 }
 
 impl Drop for StateTable {
     fn drop(&mut self) {
-        self.budget.remove(self.bytes);
+        self.budget.account(self.bytes, 0);
+        self.budget
+            .remove_dirty(self.dirty_bytes + self.frozen_bytes);
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Offset;
+/// The same bytes; small ones in memory of their own.
+fn shared(bytes: &Bytes) -> Bytes {
+    if bytes.len() <= COPIED_BYTES_MAX {
+        Bytes::copy_from_slice(bytes)
+    } else {
+        bytes.clone()
+    }
+}
 
-    fn state(text: &'static str) -> Option<KeyState> {
-        Some(KeyState {
-            state: Bytes::from_static(text.as_bytes()),
-            changed_at: Offset(1),
-            changed_at_ms: 1,
-        })
+/// Slots in pages: growing copies nothing, and the numbers of slots stay.
+#[derive(Debug, Default)]
+struct Slots {
+    pages: Vec<Vec<Option<Slot>>>,
+    free: Vec<u32>,
+    len: usize,
+}
+
+impl Slots {
+    /// How many there are, free ones included.
+    fn len(&self) -> usize {
+        self.len
     }
 
-    fn key(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
+    fn look(&mut self, at: u32) -> Option<&mut Slot> {
+        let at = at as usize;
+        self.pages[at / PAGE_SLOTS][at % PAGE_SLOTS].as_mut()
     }
 
-    #[test]
-    fn a_change_during_a_commit_stays_dirty() {
-        let mut table = StateTable::new(true, StateBudget::new(1 << 20));
-        table.change(&key("a"), state("1"));
-        let frozen = table.freeze();
-        table.change(&key("a"), state("2"));
-        table.committed(frozen.iter().map(|(key, _)| key));
-        assert_eq!(table.freeze(), [(key("a"), state("2"))]);
+    fn get(&self, at: u32) -> &Slot {
+        let at = at as usize;
+        let slot = self.pages[at / PAGE_SLOTS][at % PAGE_SLOTS].as_ref();
+        slot.expect("a slot that is listed is in use")
     }
 
-    #[test]
-    fn only_clean_states_leave_and_an_incomplete_table_asks_the_store() {
-        let budget = StateBudget::new(0);
-        let mut table = StateTable::new(true, budget.clone());
-        table.change(&key("clean"), state("1"));
-        let frozen = table.freeze();
-        table.change(&key("dirty"), state("2"));
-        table.committed(frozen.iter().map(|(key, _)| key));
-        assert!(
-            table.get(b"clean").is_some(),
-            "touched since the last sweep"
-        );
-        table.committed([]);
-        assert_eq!(table.get(b"clean"), None);
-        assert_eq!(table.get(b"dirty"), Some(state("2").as_ref()));
-        drop(table);
-        assert_eq!(budget.used_bytes(), 0);
+    fn get_mut(&mut self, at: u32) -> &mut Slot {
+        self.look(at).expect("a slot that is listed is in use")
     }
 
-    #[test]
-    fn a_deleted_state_is_an_uncommitted_change() {
-        let mut table = StateTable::new(false, StateBudget::new(1 << 20));
-        table.load(key("a"), state("1"));
-        table.change(&key("a"), None);
-        assert_eq!(table.uncommitted(b"", None), [(key("a"), None)]);
-        assert_eq!(table.uncommitted(b"", Some(b"a")), []);
-        let frozen = table.freeze();
-        assert_eq!(table.get(b"a"), Some(None));
-        table.committed(frozen.iter().map(|(key, _)| key));
-        assert_eq!(table.get(b"a"), None, "the store knows");
+    fn push(&mut self, slot: Slot) -> u32 {
+        if let Some(at) = self.free.pop() {
+            let place = at as usize;
+            self.pages[place / PAGE_SLOTS][place % PAGE_SLOTS] = Some(slot);
+            return at;
+        }
+        if self.len.is_multiple_of(PAGE_SLOTS) {
+            self.pages.push(Vec::with_capacity(PAGE_SLOTS));
+        }
+        let page = self
+            .pages
+            .last_mut()
+            .expect("just pushed if there was none");
+        page.push(Some(slot));
+        self.len += 1;
+        u32::try_from(self.len - 1).expect("memory ends before 2^32 slots of 100 bytes")
+    }
+
+    fn take(&mut self, at: u32) -> Slot {
+        let place = at as usize;
+        let slot = self.pages[place / PAGE_SLOTS][place % PAGE_SLOTS].take();
+        self.free.push(at);
+        slot.expect("a slot that is listed is in use")
     }
 }

@@ -17,12 +17,16 @@ use super::*;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
 use crate::log::{Cleanup, NewRecord, NewTopic, RecordBatch};
 use crate::plugin::{
-    BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind,
-    OptionalColumn, Payload, PluginInstance, QueryError, Question, Rejection,
+    BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind, Manifest,
+    OptionalColumn, Payload, PluginCode, PluginInstance, QueryError, Question, Rejection,
 };
 use crate::state::objects::Objects;
 use crate::state::slate::{SlateSettings, SlateStore};
-use crate::types::{ClusterName, Digest, GenerationId, Offset, Partition, PluginName};
+use crate::types::{
+    ClusterName, DeploymentId, Digest, GenerationId, Offset, Partition, PluginName, TopicName,
+};
+
+mod directed;
 
 const PLENTY: Duration = Duration::from_secs(60);
 
@@ -31,13 +35,21 @@ const PLENTY: Duration = Duration::from_secs(60);
 struct Counter {
     inspection: Inspection,
     instances: AtomicUsize,
+    traps: bool,
 }
 
 #[derive(Debug)]
-struct CounterInstance;
+struct CounterInstance {
+    traps: bool,
+}
 
 impl Counter {
     fn new() -> Arc<Self> {
+        Self::of(b"counter", true)
+    }
+
+    /// The code of a name; one that does not trap counts the marked events like all others.
+    fn of(name: &[u8], traps: bool) -> Arc<Self> {
         let manifest = Manifest::from_toml(
             "name = \"counter\"\nversion = \"1.0.0\"\ninputs = [\"events\"]\n\
              state-schema = \"count/1\"\ncommit-interval = \"10ms\"\n",
@@ -45,7 +57,7 @@ impl Counter {
         .unwrap();
         Arc::new(Self {
             inspection: Inspection {
-                digest: Digest::of(b"counter"),
+                digest: Digest::of(name),
                 manifest,
                 capabilities: Capabilities {
                     fold: true,
@@ -55,6 +67,7 @@ impl Counter {
                 description: Description::default(),
             },
             instances: AtomicUsize::new(0),
+            traps,
         })
     }
 }
@@ -66,7 +79,7 @@ impl PluginCode for Counter {
 
     fn instance(&self) -> Result<Box<dyn PluginInstance>, CallError> {
         self.instances.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(CounterInstance))
+        Ok(Box::new(CounterInstance { traps: self.traps }))
     }
 }
 
@@ -85,7 +98,7 @@ impl PluginInstance for CounterInstance {
         for event in 0..input.events() {
             let count = &mut counts[input.entities[event] as usize];
             match input.values.get(event) {
-                Some(b"trap") => return Err(CallError::Trap("marked".to_owned())),
+                Some(b"trap") if self.traps => return Err(CallError::Trap("marked".to_owned())),
                 Some(b"reject") => folded.rejected.push(Rejection {
                     index: u32::try_from(event).unwrap(),
                     code: "marked".to_owned(),
@@ -123,12 +136,25 @@ impl PluginInstance for CounterInstance {
 
     fn migrate(
         &mut self,
-        _: &str,
+        schema: &str,
         _: u32,
         _: &BytesColumn,
         states: &OptionalColumn,
     ) -> Result<Result<OptionalColumn, String>, CallError> {
-        Ok(Ok(states.clone()))
+        let mut migrated = OptionalColumn::default();
+        for index in 0..states.len() {
+            let count = states.get(index).map(|bytes| {
+                let count = u64::from_le_bytes(bytes.try_into().unwrap());
+                // The odd one out, for whoever wants one.
+                (schema == "count/1" || count != 3).then_some(count + 1_000)
+            });
+            match count {
+                Some(Some(count)) => migrated.push(Some(&count.to_le_bytes())),
+                Some(None) => return Ok(Err("three is too few".to_owned())),
+                None => migrated.push(None),
+            }
+        }
+        Ok(Ok(migrated))
     }
 
     fn fuel_used(&self) -> u64 {
@@ -285,6 +311,29 @@ fn the_same_states_come_out_whatever_the_batches() {
     assert_eq!(fold(200), fold(17));
 }
 
+/// A worker, and what it is stopped by.
+type Running = (
+    PartitionHandle,
+    watch::Sender<Stop>,
+    tokio::task::JoinHandle<Exit>,
+);
+
+fn store(generation: u64) -> StoreId {
+    StoreId {
+        plugin: PluginName::new("counter").unwrap(),
+        generation: GenerationId(generation),
+        partition: Partition(0),
+    }
+}
+
+fn code_of(deployment: u64, code: Arc<dyn PluginCode>) -> Arc<CodeInUse> {
+    Arc::new(CodeInUse {
+        deployment: DeploymentId(deployment),
+        code,
+        renumbered: false,
+    })
+}
+
 /// A log, a store and a plugin, on which workers come and go.
 struct World {
     _folder: tempfile::TempDir,
@@ -334,21 +383,19 @@ impl World {
         }
     }
 
-    fn start(
+    fn start(&self) -> Running {
+        self.start_with(1, None, Control::new(code_of(1, self.code.clone())))
+    }
+
+    fn start_with(
         &self,
-    ) -> (
-        PartitionHandle,
-        watch::Sender<Stop>,
-        tokio::task::JoinHandle<Exit>,
-    ) {
+        generation: u64,
+        origin: Option<MigrateFrom>,
+        control: Control,
+    ) -> Running {
         let spec = PartitionSpec {
-            store: StoreId {
-                plugin: PluginName::new("counter").unwrap(),
-                generation: GenerationId(1),
-                partition: Partition(0),
-            },
-            deployment: DeploymentId(1),
-            code: self.code.clone(),
+            store: store(generation),
+            origin,
             input: self.code.inspection.manifest.inputs[0].clone(),
             journal: ClusterName::new("foldhost")
                 .unwrap()
@@ -362,8 +409,9 @@ impl World {
             budget: self.budget.clone(),
             clock: self.clock.clone(),
             metrics: Metrics::new(),
+            changed: Arc::default(),
         };
-        let handle = PartitionHandle::new(spec, self.budget.clone());
+        let handle = PartitionHandle::new(spec, control, self.budget.clone());
         let (stop, stopped) = watch::channel(Stop::No);
         let worker = tokio::spawn(run(handle.clone(), ports, stopped));
         (handle, stop, worker)

@@ -4,23 +4,26 @@
 //! fenced it, or when it cannot go on without opening again; a partition that is *blocked* does not
 //! end: it goes on answering until somebody changes something.
 
+mod directed;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _};
+use hashbrown::HashSet;
 use tokio::sync::watch;
 
 use super::assemble::Source;
 use super::commit::{InFlight, Schedule, Upkeep, jitter};
 use super::open::{self, Opened};
+use super::rate::Rate;
 use super::step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
 use super::table::StateTable;
-use super::{Blocked, PartitionHandle, Phase, Ports};
+use super::{Blocked, CodeInUse, Control, PartitionHandle, Phase, Ports, Skips};
 use crate::limits;
 use crate::log::{LogError, PartitionReader, Read, ReadLimits, RecordBatch};
 use crate::plugin::manifest::OnGap;
-use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError};
+use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
 use crate::types::{Offset, RecordPosition};
 
 /// How a worker is told to end.
@@ -51,8 +54,6 @@ const LIMITS: ReadLimits = ReadLimits {
     records_max: limits::BATCH_EVENTS_MAX,
     bytes_max: limits::BATCH_BYTES_MAX,
 };
-/// Lookups in the store that run at the same time when a batch needs states that are not in memory.
-const LOADS_CONCURRENT: usize = 64;
 /// How often the end of the log is asked for while catching up.
 const END_REFRESH: Duration = Duration::from_secs(1);
 
@@ -102,14 +103,24 @@ struct Worker {
     /// How long the last pause was; the shortest after a success.
     retry_pause: Duration,
     end_seen_at: Duration,
+    control: watch::Receiver<Control>,
+    /// Code that takes over with the next commit; nothing is folded until then.
+    successor: Option<Arc<CodeInUse>>,
+    paused: bool,
+    frozen: bool,
+    skips: Arc<Skips>,
+    rate: Rate,
 }
 
 enum Event {
     Stop(Stop),
+    Control,
     Committed(Result<Commit, StateError>),
     Block,
     CommitDue,
     Retry,
+    Refresh,
+    Opened(Result<Box<dyn PartitionReader>, LogError>),
     Read(Result<Read, LogError>),
 }
 
@@ -126,9 +137,18 @@ impl Worker {
             Err(blocked) => (None, Some(blocked)),
         };
         let now = ports.clock.elapsed();
+        let code = handle.code();
+        let mut control = shared.control.subscribe();
+        control.mark_changed();
         let mut worker = Self {
-            slot: InstanceSlot::new(handle.spec().code.clone()),
-            schedule: Schedule::new(handle.spec().manifest().commit_interval, now),
+            slot: InstanceSlot::new(code.code.clone()),
+            schedule: Schedule::new(code.manifest().commit_interval, now),
+            control,
+            successor: None,
+            paused: false,
+            frozen: false,
+            skips: Arc::default(),
+            rate: Rate::new(now),
             store: opened.store,
             reader,
             source: opened.source,
@@ -153,19 +173,23 @@ impl Worker {
             status.end = worker.live_at;
             status.lag_events = worker.live_at.0.saturating_sub(worker.checkpoint.next.0);
             status.last_error = None;
+            status.deployment = Some(worker.checkpoint.deployment);
+            status.folds_from = worker.checkpoint.folds_from;
+            status.gaps = worker.checkpoint.gaps;
+            status.topic_id = worker.checkpoint.topic_id;
         });
-        worker.publish_position();
         if let Some(blocked) = blocked {
             worker.set_blocked(blocked);
-        } else if worker.checkpoint.next >= worker.live_at {
-            worker.set_live();
         }
+        worker.publish_position();
+        // What was said while it was being opened counts from the first batch on.
+        worker.obey();
         worker
     }
 
     async fn run(&mut self, mut stop: watch::Receiver<Stop>) -> Exit {
         loop {
-            if !self.batch.is_empty() && self.retry_at.is_none() {
+            if self.may_fold() && !self.batch.is_empty() && self.retry_at.is_none() {
                 self.fold().await;
                 // A worker that always has more to read lets its neighbours fold too.
                 tokio::task::yield_now().await;
@@ -173,15 +197,18 @@ impl Worker {
             match self.next_event(&mut stop).await {
                 Event::Stop(Stop::Clean) => return self.finish().await,
                 Event::Stop(_) => return Exit::Abandoned,
+                Event::Control => self.obey(),
                 Event::Committed(Ok(commit)) => self.commit_ended(&commit),
                 Event::Committed(Err(StateError::Fenced(by))) => return Exit::Fenced(by),
                 Event::Committed(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::Block => self.block_requested(),
                 Event::CommitDue => self.start_commit(),
                 Event::Retry => self.retry_at = None,
+                Event::Refresh => self.refresh_end().await,
+                Event::Opened(Ok(reader)) => self.reader = Some(reader),
                 Event::Read(Ok(Read::Records)) => self.refresh_end().await,
                 Event::Read(Ok(Read::EndOfPartition)) => self.reached_end(),
-                Event::Read(Err(error)) => {
+                Event::Opened(Err(error)) | Event::Read(Err(error)) => {
                     if let Some(exit) = self.read_failed(error) {
                         return exit;
                     }
@@ -192,7 +219,11 @@ impl Worker {
 
     async fn next_event(&mut self, stop: &mut watch::Receiver<Stop>) -> Event {
         let now = self.ports.clock.elapsed();
-        let can_read = self.batch.is_empty() && self.retry_at.is_none() && !self.is_full();
+        let may_fold = self.may_fold() && self.retry_at.is_none() && !self.is_blocked();
+        let can_read = may_fold && self.batch.is_empty() && !self.is_full();
+        let stands_still = self.paused || self.frozen;
+        let source = self.handle.spec().source();
+        let from = self.checkpoint.next;
         let commit_due = self.commit_due_in(now);
         let retry_due = self.retry_at.map(|at| at.saturating_sub(now));
         let Self {
@@ -200,11 +231,15 @@ impl Worker {
             batch,
             commit,
             handle,
+            control,
+            ports,
             ..
         } = self;
         tokio::select! {
             biased;
             stop = stopped(stop) => Event::Stop(stop),
+            // Whoever directs it holds the handle, as the worker itself does: it is never gone.
+            Ok(()) = control.changed() => Event::Control,
             ended = async { commit.as_mut().expect("guarded").ended().await }, if commit.is_some() => {
                 Event::Committed(ended)
             }
@@ -215,6 +250,10 @@ impl Worker {
             () = tokio::time::sleep(retry_due.unwrap_or_default()), if retry_due.is_some() => {
                 Event::Retry
             }
+            () = tokio::time::sleep(END_REFRESH), if stands_still => Event::Refresh,
+            opened = ports.readers.open(&source, from), if may_fold && reader.is_none() => {
+                Event::Opened(opened)
+            }
             read = async { reader.as_mut().expect("guarded").read(batch, LIMITS).await },
                 if can_read && reader.is_some() => Event::Read(read),
         }
@@ -222,13 +261,22 @@ impl Worker {
 
     /// Folds what is in the batch: loads states, steps, applies the changes to memory.
     async fn fold(&mut self) {
-        if let Err(error) = self.load_states().await {
-            return self.try_again(&error.to_string());
+        let behind = self.batch.get(self.batch.len() - 1).offset.next();
+        self.drop_skipped();
+        if self.batch.is_empty() {
+            return self.passed(behind);
         }
+        let in_use = self.handle.shared.table.use_for_batch();
+        let ready = match self.load_states().await {
+            Ok(ready) => ready,
+            Err(error) => return self.try_again(&error.to_string()),
+        };
+        let part = (ready < self.batch.len()).then(|| self.batch.part(0..ready));
         let began = self.ports.clock.elapsed();
         let stepped = {
             let table = self.handle.shared.table.read();
-            step(&mut self.slot, &Loaded(&table), &self.batch, self.source)
+            let batch = part.as_ref().unwrap_or(&self.batch);
+            step(&mut self.slot, &Loaded(&table), batch, self.source)
         };
         let stepped = match stepped {
             Ok(stepped) => stepped,
@@ -237,8 +285,18 @@ impl Worker {
             }
         };
         let took = self.ports.clock.elapsed().saturating_sub(began);
+        let folded = stepped.folded;
         self.apply(stepped, took);
+        drop(in_use);
+        if part.is_some() && folded == ready {
+            self.batch = self.batch.part(ready..self.batch.len());
+            return;
+        }
+        let is_whole = folded == self.batch.len();
         self.batch.clear();
+        if is_whole {
+            self.passed(behind);
+        }
     }
 
     fn apply(&mut self, stepped: Stepped, took: Duration) {
@@ -273,6 +331,10 @@ impl Worker {
                 delay_ms,
             );
             metrics.state_bytes(&self.handle.spec().store, state_bytes, largest);
+            let now = self.ports.clock.elapsed();
+            if let Some(rate) = self.rate.count(folded as u64, now) {
+                self.handle.update(|status| status.rate_per_second = rate);
+            }
         }
         self.retry_pause = limits::RETRY_PAUSE_MIN;
         self.publish_position();
@@ -281,8 +343,9 @@ impl Worker {
         }
     }
 
-    /// Reads the states of the batch's keys that are not in memory.
-    async fn load_states(&mut self) -> Result<(), StateError> {
+    /// Reads the states of the batch's keys that are not in memory, as far as they fit into a call.
+    /// Returns for how many records they are there.
+    async fn load_states(&mut self) -> Result<usize, StateError> {
         let missing = self.missing_keys();
         let hits = self.batch.len().saturating_sub(missing.len());
         self.ports.metrics.state_cache(
@@ -291,32 +354,31 @@ impl Worker {
             missing.len() as u64,
         );
         if missing.is_empty() {
-            return Ok(());
+            return Ok(self.batch.len());
         }
-        let store = &self.store;
-        let loads = missing.into_iter().map(|key| async move {
-            let state = store.get(&key).await?;
-            Ok::<(Bytes, Option<KeyState>), StateError>((key, state))
+        let loaded = self
+            .store
+            .get_many(&missing, limits::BATCH_STATE_BYTES_MAX)
+            .await?;
+        let first_left = missing.get(loaded.len());
+        let ready = first_left.and_then(|left| {
+            let mut keys = self.batch.iter().map(|record| record.key);
+            keys.position(|key| key == Some(left))
         });
-        let mut loads = stream::iter(loads).buffer_unordered(LOADS_CONCURRENT);
-        while let Some(loaded) = loads.next().await {
-            let (key, state) = loaded?;
-            self.handle.shared.table.write().load(key, state);
+        let mut table = self.handle.shared.table.write();
+        for (key, state) in missing.iter().zip(loaded) {
+            table.load(key, state);
         }
-        Ok(())
+        Ok(ready.unwrap_or(self.batch.len()))
     }
 
+    /// Keys whose states are not in memory, in the order in which the batch needs them.
     fn missing_keys(&self) -> Vec<Bytes> {
         let table = self.handle.shared.table.read();
-        let mut missing: Vec<Bytes> = self
-            .batch
-            .iter()
-            .filter_map(|record| record.key.filter(|key| table.get(key).is_none()))
-            .map(Bytes::copy_from_slice)
-            .collect();
-        missing.sort_unstable();
-        missing.dedup();
-        missing
+        let mut seen = HashSet::new();
+        let missing = self.batch.iter().filter_map(|record| record.key);
+        let missing = missing.filter(|key| table.get(key).is_none() && seen.insert(*key));
+        missing.map(Bytes::copy_from_slice).collect()
     }
 
     fn stop_before(&mut self, poison: Poison) {
@@ -332,8 +394,10 @@ impl Worker {
             .rejected(&self.handle.spec().store, &poison.code);
         let detail = format!(
             "stopped before {at}, which cannot be applied: {}. Nothing behind it is folded; queries \
-             are answered from the state before it",
-            poison.reason
+             are answered from the state before it. Deploy a corrected plugin (with `--state keep` it \
+             goes on from here), or leave the record out: `foldhost plugin skip {} {at} --reason …`",
+            poison.reason,
+            self.handle.spec().store.plugin
         );
         self.set_blocked(Blocked {
             code: poison.code,
@@ -350,19 +414,33 @@ impl Worker {
         self.handle.update(|status| {
             status.phase = Phase::Blocked;
             status.blocked = Some(blocked);
+            status.answers = true;
         });
         self.ports.metrics.phase(store, Phase::Blocked as u8);
+        self.ports.changed.notify_one();
     }
 
-    fn set_live(&self) {
-        let live = self.handle.shared.status.read().phase == Phase::Live;
-        if !live {
-            tracing::info!(partition = %self.handle.spec().store, next = %self.checkpoint.next, "live");
-            self.handle.update(|status| status.phase = Phase::Live);
-            self.ports
-                .metrics
-                .phase(&self.handle.spec().store, Phase::Live as u8);
+    /// Says where it is in its life, unless it is blocked.
+    fn settle(&self) {
+        let before = self.handle.shared.status.read().phase;
+        let is_live = self.checkpoint.next >= self.live_at;
+        let phase = match before {
+            Phase::Blocked => return,
+            _ if self.paused => Phase::Paused,
+            _ if is_live => Phase::Live,
+            _ => Phase::Replaying,
+        };
+        if phase == before {
+            return;
         }
+        let store = &self.handle.spec().store;
+        tracing::info!(partition = %store, next = %self.checkpoint.next, ?phase, "now");
+        self.handle.update(|status| {
+            status.phase = phase;
+            status.answers |= phase != Phase::Replaying;
+        });
+        self.ports.metrics.phase(store, phase as u8);
+        self.ports.changed.notify_one();
     }
 
     fn is_blocked(&self) -> bool {
@@ -388,9 +466,7 @@ impl Worker {
         self.handle.shared.next.send_replace(next);
         let lag = self.handle.shared.status.read().lag_events;
         self.ports.metrics.lag(&self.handle.spec().store, lag);
-        if next >= self.live_at && !self.is_blocked() {
-            self.set_live();
-        }
+        self.settle();
     }
 
     fn reached_end(&mut self) {
@@ -401,9 +477,7 @@ impl Worker {
         });
         self.ports.metrics.lag(&self.handle.spec().store, 0);
         self.live_at = self.checkpoint.next;
-        if !self.is_blocked() {
-            self.set_live();
-        }
+        self.settle();
     }
 
     /// Asks for the end of the log now and then, so that the lag of a long replay is right.
@@ -414,8 +488,10 @@ impl Worker {
         }
         self.end_seen_at = now;
         if let Ok(range) = self.ports.log.range(&self.handle.spec().source()).await {
-            self.handle
-                .update(|status| status.end = range.end.max(status.next));
+            self.handle.update(|status| {
+                status.end = range.end.max(status.next);
+                status.lag_events = status.end.0 - status.next.0;
+            });
         }
     }
 
@@ -458,11 +534,17 @@ impl Worker {
 
     /// Changed states wait for a commit up to a bound; then folding waits.
     fn is_full(&self) -> bool {
-        self.handle.shared.table.read().dirty_bytes() >= limits::DIRTY_BYTES_MAX
+        self.handle.shared.table.read().is_full()
     }
 
     fn commit_due_in(&self, now: Duration) -> Option<Duration> {
-        if self.commit.is_some() || self.checkpoint.next == self.committed {
+        if self.commit.is_some() {
+            return None;
+        }
+        if self.successor.is_some() {
+            return Some(Duration::ZERO);
+        }
+        if self.checkpoint.next == self.committed {
             return None;
         }
         let live = self.handle.shared.status.read().phase == Phase::Live;
@@ -472,6 +554,9 @@ impl Worker {
 
     fn start_commit(&mut self) {
         assert!(self.commit.is_none(), "one commit at a time");
+        if let Some(code) = &self.successor {
+            self.checkpoint.adopt(code);
+        }
         let changes = self.handle.shared.table.write().freeze();
         let commit = Commit {
             changes,
@@ -498,13 +583,12 @@ impl Worker {
         self.ports
             .metrics
             .committed(&self.handle.spec().store, self.schedule.last_cost());
-        self.handle
-            .shared
-            .table
-            .write()
-            .committed(commit.changes.iter().map(|(key, _)| key));
+        self.handle.shared.table.write().committed();
         let committed = self.committed;
         self.handle.update(|status| status.committed = committed);
+        if commit.checkpoint.deployment == self.checkpoint.deployment {
+            self.succeed();
+        }
         self.upkeep.start(self.store.clone(), self.handle.clone());
     }
 
@@ -538,6 +622,10 @@ struct Loaded<'a>(&'a StateTable);
 
 impl States for Loaded<'_> {
     fn state(&self, key: &[u8]) -> Option<Bytes> {
-        self.0.get(key).flatten().map(|state| state.state.clone())
+        let state = self
+            .0
+            .get(key)
+            .expect("a step needs what was loaded for it");
+        state.map(|state| state.state.clone())
     }
 }

@@ -44,6 +44,13 @@ struct CheckpointV1 {
     topic_id: Option<Bytes>,
     #[prost(uint32, tag = "9")]
     partitions: u32,
+    /// Absent = `start`.
+    #[prost(uint64, optional, tag = "10")]
+    folds_from: Option<u64>,
+    #[prost(uint64, tag = "11")]
+    gaps: u64,
+    #[prost(bool, tag = "12")]
+    incomplete: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -100,6 +107,9 @@ pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> Bytes {
         history_complete: checkpoint.history_complete,
         topic_id: checkpoint.topic_id.map(|id| Bytes::copy_from_slice(&id)),
         partitions: checkpoint.partitions,
+        folds_from: Some(checkpoint.folds_from.0).filter(|from| *from != checkpoint.start.0),
+        gaps: checkpoint.gaps,
+        incomplete: checkpoint.incomplete,
     };
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
     bytes.put_u8(VERSION);
@@ -141,6 +151,9 @@ pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError>
         history_complete: message.history_complete,
         topic_id,
         partitions: message.partitions,
+        folds_from: Offset(message.folds_from.unwrap_or(message.start)),
+        gaps: message.gaps,
+        incomplete: message.incomplete,
     })
 }
 
@@ -201,6 +214,9 @@ mod tests {
             history_complete: true,
             topic_id: Some([5; 16]),
             partitions: 4,
+            folds_from: Offset(12),
+            gaps: 0,
+            incomplete: false,
         }
     }
 
@@ -223,6 +239,9 @@ mod tests {
         let checkpoint = Checkpoint {
             last: None,
             topic_id: None,
+            folds_from: Offset(50),
+            gaps: 3,
+            incomplete: true,
             ..checkpoint()
         };
         assert_eq!(

@@ -78,6 +78,13 @@ pub struct Checkpoint {
     pub topic_id: Option<[u8; 16]>,
     /// Input topic's number of partitions: keys move when it changes.
     pub partitions: u32,
+    /// First offset that the code of `deployment` folded, in place of earlier code; `start` where it
+    /// folded all.
+    pub folds_from: Offset,
+    /// Offsets that were removed from the log before they were folded, and were allowed to be missing.
+    pub gaps: u64,
+    /// Its states are still being migrated from another store: nothing may be folded on them.
+    pub incomplete: bool,
 }
 
 /// Identity of a folded record.
@@ -115,6 +122,18 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
     /// Any [`StateError`].
     async fn get(&self, key: &[u8]) -> Result<Option<KeyState>, StateError>;
 
+    /// Committed states of `keys`, in their order; fewer than asked for where the states so far have
+    /// `bytes_max` or more, but at least one. They share no memory with anything that the store
+    /// keeps.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn get_many(
+        &self,
+        keys: &[Bytes],
+        bytes_max: usize,
+    ) -> Result<Vec<Option<KeyState>>, StateError>;
+
     /// Committed states behind `after` (exclusive; `None` = from the first) that start with
     /// `prefix`, at most `limit`, in order of key.
     ///
@@ -144,6 +163,29 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
     async fn close(&self);
 }
 
+/// The states of a store as one commit left them, whatever is committed meanwhile.
+#[async_trait]
+pub trait StateSnapshot: Send + Sync + fmt::Debug {
+    /// What that commit wrote; `None` if there was none.
+    ///
+    /// # Errors
+    /// As [`PartitionStore::checkpoint`].
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError>;
+
+    /// As [`PartitionStore::scan`], without a prefix.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn scan(
+        &self,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, KeyState)>, StateError>;
+
+    /// Lets go of it.
+    async fn close(&self);
+}
+
 /// Opens stores.
 #[async_trait]
 pub trait StateStore: Send + Sync + fmt::Debug {
@@ -152,6 +194,19 @@ pub trait StateStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`StateError::Unavailable`], [`StateError::Corrupt`], [`StateError::Newer`].
     async fn open(&self, id: &StoreId) -> Result<Box<dyn PartitionStore>, StateError>;
+
+    /// The states of a store as its last commit left them; fences nobody. `None` if there is no such
+    /// store.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn snapshot(&self, id: &StoreId) -> Result<Option<Box<dyn StateSnapshot>>, StateError>;
+
+    /// Every generation of every plugin that has stores.
+    ///
+    /// # Errors
+    /// [`StateError::Unavailable`]: try again.
+    async fn generations(&self) -> Result<Vec<(PluginName, GenerationId)>, StateError>;
 
     /// Deletes all stores of a plugin's generation. Nothing happens where there are none.
     ///

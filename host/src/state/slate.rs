@@ -11,6 +11,7 @@
 mod gate;
 mod merge;
 mod partition;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +33,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::gate::Gate;
 use self::partition::SlatePartition;
 use super::objects::unwritable;
-use super::{PartitionStore, StateError, StateStore, StoreId};
+use super::{PartitionStore, StateError, StateSnapshot, StateStore, StoreId};
 use crate::limits;
 use crate::types::{GenerationId, PluginName};
 
@@ -66,7 +67,7 @@ pub struct SlateSettings {
 impl Default for SlateSettings {
     fn default() -> Self {
         Self {
-            block_cache_bytes: limits::STATE_BLOCK_CACHE_BYTES_DEFAULT,
+            block_cache_bytes: limits::STATE_BLOCK_CACHE_BYTES_MIN as u64,
             conditional_updates: true,
             merge_commits: limits::STATE_MERGE_COMMITS,
             collect_commits: limits::STATE_COLLECT_COMMITS,
@@ -140,6 +141,27 @@ impl SlateStore {
         }
     }
 
+    /// Every `state/<plugin>/<generation>` that holds anything.
+    async fn list_generations(self) -> Result<Vec<(PluginName, GenerationId)>, StateError> {
+        let unavailable = |error: object_store::Error| StateError::Unavailable(error.to_string());
+        let under = |path: Path| {
+            let objects = self.objects.clone();
+            async move { objects.list_with_delimiter(Some(&path)).await }
+        };
+        let mut found = Vec::new();
+        for plugin in under(Path::from("state")).await.map_err(unavailable)?.common_prefixes {
+            let Some(name) = plugin.filename().and_then(|name| PluginName::new(name).ok()) else {
+                continue;
+            };
+            let generations = under(plugin).await.map_err(unavailable)?.common_prefixes;
+            let numbers = generations
+                .iter()
+                .filter_map(|generation| generation.filename()?.parse().ok());
+            found.extend(numbers.map(|number| (name.clone(), GenerationId(number))));
+        }
+        Ok(found)
+    }
+
     async fn delete_generation(
         self,
         plugin: PluginName,
@@ -171,6 +193,14 @@ impl SlateStore {
 impl StateStore for SlateStore {
     async fn open(&self, id: &StoreId) -> Result<Box<dyn PartitionStore>, StateError> {
         on(&self.runtime, self.clone().open_partition(id.clone())).await
+    }
+
+    async fn snapshot(&self, id: &StoreId) -> Result<Option<Box<dyn StateSnapshot>>, StateError> {
+        on(&self.runtime, self.clone().open_snapshot(id.clone())).await
+    }
+
+    async fn generations(&self) -> Result<Vec<(PluginName, GenerationId)>, StateError> {
+        on(&self.runtime, self.clone().list_generations()).await
     }
 
     async fn delete(

@@ -19,14 +19,13 @@ mod bundled;
 mod events;
 mod flights;
 mod loader;
-mod progress;
 mod samples;
 mod setup;
 
 use bundled::Bundled;
 use flights::Flights;
 use loader::{LoadError, Loader, Topics};
-use progress::Progress;
+use super::progress::Progress;
 use samples::Subject;
 
 /// Data folder of a demo that is not told another one.
@@ -188,11 +187,7 @@ impl Demo {
     /// Prints queries to paste, about planes that this host knows.
     async fn show(&self, node: &Node) -> anyhow::Result<()> {
         let plugin = node.manager().plugin(bundled::TRACKER)?;
-        let here = |plane: &&str| {
-            plugin
-                .local(plugin.partition_of(plane.as_bytes()))
-                .is_some()
-        };
+        let here = |plane: &&str| plugin.find(plane.as_bytes()).1.is_some();
         let planes: Vec<_> = self
             .flights
             .planes()

@@ -110,6 +110,8 @@ pub(super) async fn plugins(
             name: None,
             topics: std::collections::BTreeMap::new(),
             parameters: std::collections::BTreeMap::new(),
+            state: None,
+            from_retained: false,
             dry_run: false,
             principal: "demo".to_owned(),
         };
@@ -118,12 +120,17 @@ pub(super) async fn plugins(
             Ok(deployed) if deployed.outcome == DeployOutcome::Created => {
                 output::note(&format!("deployed {}", plugin.name));
             }
-            Ok(_) => output::note(&format!("{} is deployed already", plugin.name)),
-            Err(problem) if problem.code == Code::UpgradeNotSupported => output::note(&format!(
-                "{} is deployed in another version, which stays; for the new one: \
-                 foldhost plugin delete {} and start the demo again",
-                plugin.name, plugin.name
+            Ok(deployed) if deployed.outcome == DeployOutcome::Unchanged => {
+                output::note(&format!("{} is deployed already", plugin.name));
+            }
+            Ok(_) => output::note(&format!(
+                "{} was deployed in another version, which answers until the new one is built",
+                plugin.name
             )),
+            // A build of an earlier start goes on by itself.
+            Err(problem) if problem.code == Code::DeploymentUnderWay => {
+                output::note(&problem.detail);
+            }
             Err(problem) => {
                 let context = format!("deploying {}", plugin.name);
                 return Err(anyhow::Error::new(problem).context(context));

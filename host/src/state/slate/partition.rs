@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::stream::{self, StreamExt as _};
 use object_store::path::Path;
 use slatedb::config::{
     CloseOptions, DurabilityLevel, FlushOptions, FlushType, ReadOptions, ScanOptions,
@@ -30,10 +31,10 @@ use crate::state::checkpoint::{
 };
 use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError, StoreId};
 
-const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
+pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
 const STATE_PREFIX: u8 = 0x01;
 /// Bytes that a scan reads at once.
-const SCAN_READ_BYTES: usize = 64 * 1024;
+pub(super) const SCAN_READ_BYTES: usize = 64 * 1024;
 
 /// An open database. Dropping it without [`close`](PartitionStore::close) ends it the hard way:
 /// nothing committed is lost.
@@ -135,6 +136,16 @@ impl PartitionStore for SlatePartition {
         .await
     }
 
+    async fn get_many(
+        &self,
+        keys: &[Bytes],
+        bytes_max: usize,
+    ) -> Result<Vec<Option<KeyState>>, StateError> {
+        let keys: Vec<Bytes> = keys.iter().map(|key| state_key(key)).collect();
+        self.run(|open| async move { open.get_many(keys, bytes_max).await })
+            .await
+    }
+
     async fn scan(
         &self,
         prefix: &[u8],
@@ -172,6 +183,32 @@ impl Open {
     async fn read(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
         let options = ReadOptions::new().with_durability_filter(DurabilityLevel::Remote);
         self.answered(self.db.get_with_options(key, &options)).await
+    }
+
+    async fn get_many(
+        &self,
+        keys: Vec<Bytes>,
+        bytes_max: usize,
+    ) -> Result<Vec<Option<KeyState>>, StateError> {
+        let mut found = Vec::with_capacity(keys.len());
+        let reads = keys
+            .into_iter()
+            .map(|key| async move { self.read(&key).await });
+        let mut reads = stream::iter(reads).buffered(limits::STATE_READS_CONCURRENT_MAX);
+        let mut bytes = 0;
+        while bytes < bytes_max
+            && let Some(read) = reads.next().await
+        {
+            let state = read?.map(|bytes| decode_state(&bytes)).transpose()?;
+            // What is read is cut out of a block, which would stay in memory as long as the state.
+            let state = state.map(|state| KeyState {
+                state: Bytes::copy_from_slice(&state.state),
+                ..state
+            });
+            bytes += state.as_ref().map_or(0, |state| state.state.len());
+            found.push(state);
+        }
+        Ok(found)
     }
 
     async fn scan(
@@ -365,7 +402,10 @@ fn state_key(key: &[u8]) -> Bytes {
 }
 
 /// Keys that start with `prefix`, behind `after`; `None` if there can be none.
-fn scan_range(prefix: &[u8], after: Option<&[u8]>) -> Option<(Bound<Bytes>, Bound<Bytes>)> {
+pub(super) fn scan_range(
+    prefix: &[u8],
+    after: Option<&[u8]>,
+) -> Option<(Bound<Bytes>, Bound<Bytes>)> {
     let first = state_key(prefix);
     let end = successor(&first);
     match after.map(state_key) {

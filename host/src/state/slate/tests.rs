@@ -43,6 +43,9 @@ fn checkpoint(next: u64) -> Checkpoint {
         history_complete: true,
         topic_id: None,
         partitions: 4,
+        folds_from: Offset(0),
+        gaps: 0,
+        incomplete: false,
     }
 }
 

@@ -1,4 +1,5 @@
-//! Shows how far something has come: a bar where a person watches, a line now and then elsewhere.
+//! Shows how far something has come: a bar where a person watches, a line now and then elsewhere. Used
+//! by `demo` and `follow`.
 
 use std::io::{self, IsTerminal as _};
 

@@ -1,0 +1,63 @@
+//! Frees the states of generations that nobody will ever use again: after a delete, after a hand-over,
+//! and, at start, those that a host which died had left.
+//!
+//! Invariant: only what the fold calls dead is freed, and only once this host has stopped writing
+//! there. Another host that still does so frees it again when it has stopped.
+
+use std::sync::{Arc, Weak};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::Inner;
+use crate::limits;
+use crate::state::StateError;
+
+/// Asks for a collection. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Collector(Arc<Notify>);
+
+impl Collector {
+    /// Has the dead collected soon.
+    pub(super) fn collect(&self) {
+        self.0.notify_one();
+    }
+
+    /// Collects whenever it is asked to, until `stop`.
+    pub(super) async fn run(self, manager: Weak<Inner>, stop: CancellationToken) {
+        let mut pause = limits::RETRY_PAUSE_MIN;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.0.notified() => {}
+            }
+            let Some(manager) = manager.upgrade() else {
+                return;
+            };
+            match collect(&manager).await {
+                Ok(()) => pause = limits::RETRY_PAUSE_MIN,
+                Err(error) => {
+                    tracing::warn!("states that nobody uses cannot be freed: {error}; trying again");
+                    self.collect();
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(limits::RETRY_PAUSE_MAX);
+                }
+            }
+        }
+    }
+}
+
+/// Frees what is dead now.
+pub(super) async fn collect(manager: &Inner) -> Result<(), StateError> {
+    let states = &manager.context.states;
+    for (name, generation) in states.generations().await? {
+        if manager.deployments.read().is_dead(&name, generation) {
+            states.delete(&name, generation).await?;
+            tracing::info!(plugin = %name, %generation, "its states are freed");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Fetches and compiles the code of deployments beside everything else. Part of `run`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::limits;
+use crate::manager::Context;
+use crate::manager::deployments::Deployment;
+use crate::manager::plugin::Plugin;
+use crate::plugin::PluginCode;
+use crate::types::DeploymentId;
+
+/// Code that is there, and code that is on its way.
+pub(super) struct Loads {
+    plugin: Arc<Plugin>,
+    context: Context,
+    loaded: BTreeMap<DeploymentId, Arc<dyn PluginCode>>,
+    loading: BTreeSet<DeploymentId>,
+    tasks: JoinSet<(DeploymentId, Result<Arc<dyn PluginCode>, String>)>,
+    /// What failed: when it is tried again, and how long the pause was.
+    failed: BTreeMap<DeploymentId, (Duration, Duration)>,
+}
+
+impl Loads {
+    pub(super) fn new(plugin: Arc<Plugin>, context: Context) -> Self {
+        Self {
+            plugin,
+            context,
+            loaded: BTreeMap::new(),
+            loading: BTreeSet::new(),
+            tasks: JoinSet::new(),
+            failed: BTreeMap::new(),
+        }
+    }
+
+    /// The code of a deployment; if it is not there yet, it is fetched.
+    pub(super) fn get(&mut self, deployment: &Arc<Deployment>) -> Option<Arc<dyn PluginCode>> {
+        if let Some(code) = self.loaded.get(&deployment.id) {
+            return Some(code.clone());
+        }
+        let now = self.context.clock.elapsed();
+        let is_due = self.failed.get(&deployment.id).is_none_or(|(at, _)| *at <= now);
+        if is_due && self.loading.insert(deployment.id) {
+            let (deployment, context) = (deployment.clone(), self.context.clone());
+            self.tasks
+                .spawn(async move { (deployment.id, load(&deployment, &context).await) });
+        }
+        None
+    }
+
+    /// Forgets the code of deployments that are not wanted any more.
+    pub(super) fn retain(&mut self, wanted: &BTreeSet<DeploymentId>) {
+        self.loaded.retain(|deployment, _| wanted.contains(deployment));
+        self.failed.retain(|deployment, _| wanted.contains(deployment));
+    }
+
+    /// Waits until something that was fetched is there, or could not be; `None` if nothing is on its
+    /// way. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> Option<()> {
+        match self.tasks.join_next().await? {
+            Ok((deployment, Ok(code))) => {
+                self.loading.remove(&deployment);
+                self.failed.remove(&deployment);
+                self.plugin.loaded(deployment, &code);
+                self.plugin.works();
+                self.loaded.insert(deployment, code);
+            }
+            Ok((deployment, Err(error))) => {
+                tracing::warn!(plugin = %self.plugin.name(), %deployment, "{error}; trying again");
+                self.plugin.failed(error);
+                self.loading.remove(&deployment);
+                let pause = self.failed.get(&deployment).map_or(
+                    limits::RETRY_PAUSE_MIN,
+                    |(_, pause)| (*pause * 2).min(limits::RETRY_PAUSE_MAX),
+                );
+                let at = self.context.clock.elapsed() + pause;
+                self.failed.insert(deployment, (at, pause));
+            }
+            Err(error) => tracing::error!(plugin = %self.plugin.name(), "loading died: {error}"),
+        }
+        Some(())
+    }
+
+    /// When something is to be fetched again.
+    pub(super) fn retry_at(&self) -> Option<Duration> {
+        let waiting = self.failed.iter();
+        let waiting = waiting.filter(|(deployment, _)| !self.loading.contains(deployment));
+        waiting.map(|(_, (at, _))| *at).min()
+    }
+}
+
+async fn load(deployment: &Deployment, context: &Context) -> Result<Arc<dyn PluginCode>, String> {
+    let component = context
+        .objects
+        .component(&deployment.digest)
+        .await
+        .map_err(|error| error.to_string())?;
+    let engine = context.engine.clone();
+    let parameters = deployment.parameters.clone();
+    let loaded = tokio::task::spawn_blocking(move || engine.load(&component, &parameters)).await;
+    loaded
+        .map_err(|error| format!("compiling the component died: {error}"))?
+        .map_err(|faults| {
+            faults
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; ")
+        })
+}

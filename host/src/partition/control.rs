@@ -1,0 +1,100 @@
+//! What a worker is told while it works: with whose code to fold, whether to fold at all, and which
+//! records not to. Written by `manager`, read by the worker between two batches.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::plugin::PluginCode;
+use crate::plugin::manifest::Manifest;
+use crate::types::{DeploymentId, Offset};
+
+/// The code of a deployment.
+#[derive(Debug, Clone)]
+pub struct CodeInUse {
+    /// Which deployment.
+    pub deployment: DeploymentId,
+    /// Its code.
+    pub code: Arc<dyn PluginCode>,
+    /// It is the code that folded so far, under another number.
+    pub renumbered: bool,
+}
+
+impl CodeInUse {
+    /// The manifest of the code.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.code.inspection().manifest
+    }
+}
+
+/// What a worker is to do from the next batch on.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// Whose code folds and answers. Another one takes over between two batches, with a commit that
+    /// says so.
+    pub code: Arc<CodeInUse>,
+    /// Folding stands still, because somebody asked for it.
+    pub paused: bool,
+    /// Folding stands still, because another generation is about to answer.
+    pub frozen: bool,
+    /// Records that are not folded.
+    pub skips: Arc<Skips>,
+}
+
+impl Control {
+    /// Folds everything with `code`.
+    #[must_use]
+    pub fn new(code: Arc<CodeInUse>) -> Self {
+        Self {
+            code,
+            paused: false,
+            frozen: false,
+            skips: Arc::default(),
+        }
+    }
+}
+
+/// Offsets of one partition that are not folded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Skips(BTreeMap<Offset, Option<[u8; 16]>>);
+
+impl Skips {
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the record at `offset` of the topic with this identity is skipped. A topic that was
+    /// deleted and created again has other records at the same offsets.
+    #[must_use]
+    pub fn covers(&self, offset: Offset, topic_id: Option<[u8; 16]>) -> bool {
+        match (self.0.get(&offset), topic_id) {
+            (Some(Some(decided)), Some(now)) => *decided == now,
+            (decided, _) => decided.is_some(),
+        }
+    }
+}
+
+impl FromIterator<(Offset, Option<[u8; 16]>)> for Skips {
+    fn from_iter<I: IntoIterator<Item = (Offset, Option<[u8; 16]>)>>(skips: I) -> Self {
+        Self(skips.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_skip_is_of_one_topic_and_not_of_the_next_of_its_name() {
+        let skips: Skips = [(Offset(3), Some([1; 16])), (Offset(4), None)]
+            .into_iter()
+            .collect();
+        assert!(skips.covers(Offset(3), Some([1; 16])));
+        assert!(!skips.covers(Offset(3), Some([2; 16])));
+        assert!(skips.covers(Offset(3), None), "the log cannot tell");
+        assert!(skips.covers(Offset(4), Some([2; 16])));
+        assert!(!skips.covers(Offset(5), None));
+    }
+}

@@ -1,0 +1,111 @@
+//! What a worker does when it is told something: other code, a pause, records to leave out. Part of
+//! `worker`; everything here happens between two batches.
+
+use super::super::step::InstanceSlot;
+use super::super::{Blocked, Control, Phase};
+use super::Worker;
+use crate::log::RecordBatch;
+use crate::types::Offset;
+
+impl Worker {
+    /// Does what it is told: from here on, since nothing is under way but a commit.
+    pub(super) fn obey(&mut self) {
+        let Control {
+            code,
+            paused,
+            frozen,
+            skips,
+        } = self.control.borrow_and_update().clone();
+        let is_news = code.deployment != self.checkpoint.deployment
+            || code.deployment != self.handle.code().deployment;
+        self.successor = Some(code).filter(|_| is_news);
+        self.skips = skips;
+        self.frozen = frozen;
+        if self.paused != paused {
+            self.paused = paused;
+            tracing::info!(partition = %self.handle.spec().store, paused, "told so");
+        }
+        let blocked_at = self
+            .handle
+            .status()
+            .blocked
+            .filter(Blocked::is_about_event)
+            .and_then(|blocked| blocked.at);
+        if blocked_at.is_some_and(|at| self.skips.covers(at.offset, self.checkpoint.topic_id)) {
+            self.unblock();
+        }
+        self.settle();
+    }
+
+    /// Whether the next batch may be folded, as far as others have a say.
+    pub(super) fn may_fold(&self) -> bool {
+        !self.paused && !self.frozen && self.successor.is_none()
+    }
+
+    /// The successor's commit is durable: its code folds and answers from here on.
+    pub(super) fn succeed(&mut self) {
+        let Some(code) = self
+            .successor
+            .take_if(|code| code.deployment == self.checkpoint.deployment)
+        else {
+            return;
+        };
+        tracing::info!(partition = %self.handle.spec().store, deployment = %code.deployment,
+            from = %self.checkpoint.next, "other code folds from here on");
+        self.slot = InstanceSlot::new(code.code.clone());
+        self.source.headers = code.manifest().headers;
+        self.schedule.set_interval(code.manifest().commit_interval);
+        *self.handle.shared.in_use.write() = code;
+        let (deployment, folds_from) = (self.checkpoint.deployment, self.checkpoint.folds_from);
+        self.handle.update(|status| {
+            status.deployment = Some(deployment);
+            status.folds_from = folds_from;
+        });
+        self.ports.changed.notify_one();
+        let blocked = self.handle.status().blocked;
+        if blocked.is_some_and(|blocked| blocked.is_about_event()) {
+            self.unblock();
+            self.settle();
+        }
+    }
+
+    /// Goes on from the event before which it stopped: reads from there again.
+    fn unblock(&mut self) {
+        self.batch.clear();
+        self.reader = None;
+        self.handle.update(|status| {
+            status.phase = Phase::Replaying;
+            status.blocked = None;
+        });
+        let store = &self.handle.spec().store;
+        self.ports.metrics.phase(store, Phase::Replaying as u8);
+    }
+
+    /// Leaves out the records that are not to be folded.
+    pub(super) fn drop_skipped(&mut self) {
+        let topic_id = self.checkpoint.topic_id;
+        let is_skipped = |offset| self.skips.covers(offset, topic_id);
+        if self.skips.is_empty() || !self.batch.iter().any(|record| is_skipped(record.offset)) {
+            return;
+        }
+        let mut rest = RecordBatch::new();
+        for record in self.batch.iter().filter(|it| !is_skipped(it.offset)) {
+            rest.push(
+                record.offset,
+                record.timestamp_ms,
+                record.key,
+                record.value,
+                record.headers(),
+            );
+        }
+        self.batch = rest;
+    }
+
+    /// Nothing before `next` is left to be folded: what was there is skipped.
+    pub(super) fn passed(&mut self, next: Offset) {
+        if next > self.checkpoint.next {
+            self.checkpoint.next = next;
+            self.publish_position();
+        }
+    }
+}

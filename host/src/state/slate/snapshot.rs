@@ -1,0 +1,179 @@
+//! States of a database as one commit left them, read while others write to it. Made by `slate`.
+//!
+//! Invariant: the files that a snapshot reads from are named by a checkpoint in the database's
+//! manifest, so nobody collects them before it is closed, or before
+//! [`STATE_SNAPSHOT_AGE_MAX`](limits::STATE_SNAPSHOT_AGE_MAX) is over if whoever had it died.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use object_store::ObjectStore;
+use object_store::path::Path;
+use slatedb::admin::{Admin, AdminBuilder};
+use slatedb::config::{
+    CheckpointOptions, DbReaderOptions, DurabilityLevel, ReadOptions, ScanOptions,
+};
+use slatedb::{CheckpointCreateResult, DbReader, DbReaderMode};
+use tokio::runtime::Handle;
+
+use super::gate::Gate;
+use super::partition::{CHECKPOINT_KEY, SCAN_READ_BYTES, scan_range};
+use super::{SlateStore, fault, no_answer, on};
+use crate::limits;
+use crate::state::checkpoint::{decode_checkpoint, decode_state};
+use crate::state::{Checkpoint, KeyState, StateError, StateSnapshot, StoreId};
+
+/// A database at one of its commits.
+pub(super) struct SlateSnapshot {
+    pinned: Arc<Pinned>,
+    runtime: Handle,
+}
+
+struct Pinned {
+    reader: DbReader,
+    admin: Admin,
+    pin: CheckpointCreateResult,
+    gate: Gate,
+}
+
+impl fmt::Debug for SlateSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlateSnapshot").finish_non_exhaustive()
+    }
+}
+
+impl SlateStore {
+    pub(super) async fn open_snapshot(
+        self,
+        id: StoreId,
+    ) -> Result<Option<Box<dyn StateSnapshot>>, StateError> {
+        let path = Path::from(format!("state/{id}"));
+        let gate = Gate::new(Arc::clone(&self.objects));
+        match gate.list(Some(&path)).next().await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(StateError::Unavailable(error.to_string())),
+            Some(Ok(_)) => {}
+        }
+        let runtime = self.runtime.clone();
+        let opening = async {
+            let admin = AdminBuilder::new(path.clone(), Arc::new(gate.clone())).build();
+            let options = CheckpointOptions {
+                lifetime: Some(limits::STATE_SNAPSHOT_AGE_MAX),
+                ..CheckpointOptions::default()
+            };
+            let pin = admin.create_detached_checkpoint(&options).await?;
+            let reader = DbReader::builder(path, Arc::new(gate.clone()))
+                .with_reader_mode(DbReaderMode::Checkpoint(pin.id))
+                .with_options(DbReaderOptions {
+                    skip_wal_replay: true,
+                    ..DbReaderOptions::default()
+                })
+                .with_db_cache_disabled()
+                .build()
+                .await?;
+            Ok::<_, slatedb::Error>((admin, pin, reader))
+        };
+        let opened = tokio::select! {
+            opened = opening => opened.map_err(|error| fault(&gate, &error)),
+            () = tokio::time::sleep(limits::STATE_CALL_MAX) => Err(no_answer(&gate)),
+        };
+        let (admin, pin, reader) = opened.inspect_err(|_| gate.shut())?;
+        let pinned = Arc::new(Pinned {
+            reader,
+            admin,
+            pin,
+            gate,
+        });
+        Ok(Some(Box::new(SlateSnapshot { pinned, runtime })))
+    }
+}
+
+impl SlateSnapshot {
+    async fn run<T, F>(&self, work: impl FnOnce(Arc<Pinned>) -> F) -> Result<T, StateError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StateError>> + Send + 'static,
+    {
+        on(&self.runtime, work(Arc::clone(&self.pinned))).await
+    }
+}
+
+#[async_trait]
+impl StateSnapshot for SlateSnapshot {
+    async fn checkpoint(&self) -> Result<Option<Checkpoint>, StateError> {
+        self.run(|pinned| async move {
+            let options = ReadOptions::new().with_durability_filter(DurabilityLevel::Remote);
+            let found = pinned.reader.get_with_options(CHECKPOINT_KEY, &options);
+            let found = pinned.answered(found).await?;
+            found.map(|bytes| decode_checkpoint(&bytes)).transpose()
+        })
+        .await
+    }
+
+    async fn scan(
+        &self,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+        let Some(range) = scan_range(&[], after) else {
+            return Ok(Vec::new());
+        };
+        self.run(|pinned| async move {
+            let options = ScanOptions::new()
+                .with_durability_filter(DurabilityLevel::Remote)
+                .with_read_ahead_bytes(SCAN_READ_BYTES);
+            let reading = async {
+                let mut found = Vec::with_capacity(limit.min(limits::BATCH_EVENTS_MAX));
+                let mut entries = pinned.reader.scan_with_options(range, &options).await?;
+                while found.len() < limit {
+                    let Some(entry) = entries.next().await? else {
+                        break;
+                    };
+                    found.push((entry.key.slice(1..), entry.value));
+                }
+                Ok(found)
+            };
+            let found = pinned.answered(reading).await?;
+            found
+                .into_iter()
+                .map(|(key, bytes)| Ok((key, decode_state(&bytes)?)))
+                .collect()
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        let closed = self.run(|pinned| async move {
+            let closing = async {
+                pinned.reader.close().await?;
+                pinned.admin.delete_checkpoint(pinned.pin.id).await
+            };
+            pinned.answered(closing).await
+        });
+        if let Err(error) = closed.await {
+            tracing::debug!(%error, "a snapshot was not let go of; it ends by itself");
+        }
+        self.pinned.gate.shut();
+    }
+}
+
+impl Drop for SlateSnapshot {
+    fn drop(&mut self) {
+        self.pinned.gate.shut();
+    }
+}
+
+impl Pinned {
+    async fn answered<T>(
+        &self,
+        call: impl Future<Output = Result<T, slatedb::Error>>,
+    ) -> Result<T, StateError> {
+        match tokio::time::timeout(limits::STATE_CALL_MAX, call).await {
+            Ok(answer) => answer.map_err(|error| fault(&self.gate, &error)),
+            Err(_) => Err(no_answer(&self.gate)),
+        }
+    }
+}
