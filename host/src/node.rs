@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::cluster::Cluster;
-use crate::config::{Config, TopicCreation};
+use crate::config::{Config, MemoryPlan, TopicCreation};
 use crate::http::{self, HttpServices};
 use crate::limits;
 use crate::log::Log;
@@ -70,11 +70,15 @@ impl Node {
             .context("reading the address that was bound")?;
         let url = advertised_url(&config, address);
 
-        let log = open_log(&config, &clock, &instance_id)?;
+        let metrics = Metrics::new();
+        let plan = MemoryPlan::of(&config);
+        let budget = share_memory(&plan, &metrics);
+        let log = open_log(&config, &plan, &clock, &instance_id)?;
         let objects = open_objects(&config, &clock).await?;
         let workers = runtime("fold", config.worker.threads)?;
         let states = runtime("state", STATE_THREADS)?;
         let settings = SlateSettings {
+            block_cache_bytes: plan.block_cache_bytes as u64,
             conditional_updates: objects.conditional_updates(),
             ..SlateSettings::default()
         };
@@ -83,7 +87,6 @@ impl Node {
             cache_dir: config.data.join("machine-code"),
             clock: clock.clone(),
         })?;
-        let metrics = Metrics::new();
         let manager = Manager::start(manager::Context {
             cluster: config.cluster.clone(),
             advertised_url: url.clone(),
@@ -93,7 +96,7 @@ impl Node {
             objects,
             states: Arc::new(store),
             engine: Arc::new(engine),
-            budget: StateBudget::new(config.state.cache_bytes),
+            budget,
             clock: clock.clone(),
             metrics: metrics.clone(),
             workers: workers.handle().clone(),
@@ -197,6 +200,7 @@ impl Drop for Node {
 fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(threads)
+        .max_blocking_threads(limits::STATE_DISK_THREADS_MAX)
         .thread_name(name)
         .thread_stack_size(WORKER_STACK_BYTES)
         .enable_all()
@@ -289,13 +293,33 @@ fn topic_settings(config: &Config) -> TopicSettings {
     }
 }
 
-fn open_log(config: &Config, clock: &Clock, instance_id: &str) -> anyhow::Result<Arc<dyn Log>> {
+/// Says who may have how much memory, and makes the budget of the states.
+fn share_memory(plan: &MemoryPlan, metrics: &Metrics) -> StateBudget {
+    tracing::info!("memory: {plan}");
+    for (part, bytes) in plan.parts() {
+        metrics.memory_plan(part, bytes);
+    }
+    metrics.memory_plan("changed-states", plan.dirty_states_bytes);
+    StateBudget::planned(
+        plan,
+        metrics.memory_used("states"),
+        metrics.memory_used("changed-states"),
+    )
+}
+
+fn open_log(
+    config: &Config,
+    plan: &MemoryPlan,
+    clock: &Clock,
+    instance_id: &str,
+) -> anyhow::Result<Arc<dyn Log>> {
     let record_bytes_max = config.http.record_bytes_max;
     match &config.kafka {
         Some(properties) => {
             let log = KafkaLog::new(KafkaSettings {
                 replication_factor: config.topics.replication_factor,
                 record_bytes_max,
+                reader_queues_bytes_max: plan.reader_queues_bytes,
                 client_id: format!("{}-{instance_id}", config.cluster),
                 ..KafkaSettings::new(properties.as_map().clone())
             })?;

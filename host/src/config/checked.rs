@@ -8,7 +8,7 @@ use reqwest::Url;
 
 use super::http::{AuthSettings, HttpSettings, Scope, Token};
 use super::kafka::KafkaProperties;
-use super::raw::{RawConfig, RawHttp, RawToken, RawTopics, RawWorker};
+use super::raw::{RawConfig, RawHttp, RawState, RawToken, RawTopics, RawWorker};
 use super::{Config, ConfigError, StateSettings, TopicCreation, TopicSettings, WorkerSettings};
 use crate::limits;
 use crate::types::{ClusterName, Digest, PluginName};
@@ -48,6 +48,7 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, ConfigError> {
             KafkaProperties::BOOTSTRAP
         ));
     }
+    let state = state(&raw.state, &mut faults);
     match (cluster, listen, faults.0.is_empty()) {
         (Some(cluster), Some(listen), true) => Ok(Config {
             cluster,
@@ -60,9 +61,7 @@ pub(super) fn check(raw: RawConfig) -> Result<Config, ConfigError> {
             kafka: KafkaProperties::new(raw.kafka),
             topics,
             objects_url,
-            state: StateSettings {
-                cache_bytes: raw.state.cache_bytes.0,
-            },
+            state,
             worker,
         }),
         _ => Err(ConfigError::new(faults.0)),
@@ -279,6 +278,18 @@ fn topics(raw: &RawTopics, faults: &mut Faults) -> TopicSettings {
         replication_factor,
         partitions: partitions.unwrap_or(limits::PARTITIONS_DEFAULT),
     }
+}
+
+fn state(raw: &RawState, faults: &mut Faults) -> StateSettings {
+    let cache_bytes = raw.cache_bytes.0;
+    if cache_bytes < limits::STATE_CACHE_BYTES_MIN {
+        faults.add(format!(
+            "state.cache-bytes: {} is too little: use {} or more",
+            raw.cache_bytes,
+            super::ByteSize(limits::STATE_CACHE_BYTES_MIN)
+        ));
+    }
+    StateSettings { cache_bytes }
 }
 
 fn worker(raw: &RawWorker, faults: &mut Faults) -> WorkerSettings {

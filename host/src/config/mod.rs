@@ -15,12 +15,14 @@ mod checked;
 mod fields;
 mod http;
 mod kafka;
+mod memory;
 mod raw;
 mod sources;
 mod units;
 
 pub use http::{AuthSettings, HttpSettings, Scope, Token, UnknownScope};
 pub use kafka::KafkaProperties;
+pub use memory::MemoryPlan;
 pub use sources::{Environment, Flags};
 pub use units::{ByteSize, InvalidSize};
 
@@ -79,7 +81,8 @@ pub enum TopicCreation {
 /// `[state]`: states in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StateSettings {
-    /// Bytes of states that all partitions of the host keep in memory.
+    /// Bytes of states that all partitions of the host keep in memory; [`MemoryPlan`] makes the other
+    /// parts follow.
     pub cache_bytes: usize,
 }
 

@@ -144,6 +144,25 @@ impl RecordBatch {
         (0..self.len()).map(|index| self.get(index))
     }
 
+    /// A batch of the records in `range`, from 0.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn part(&self, range: Range<usize>) -> Self {
+        let mut part = Self::new();
+        for record in range.map(|index| self.get(index)) {
+            part.push(
+                record.offset,
+                record.timestamp_ms,
+                record.key,
+                record.value,
+                record.headers(),
+            );
+        }
+        part
+    }
+
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
         self.data.clear();
@@ -184,6 +203,9 @@ mod tests {
             (second.key, second.value, second.headers().len()),
             (None, Some(&b""[..]), 0)
         );
+        let part = batch.part(1..2);
+        assert_eq!((part.len(), part.get(0).offset), (1, Offset(7)));
+        assert_eq!(batch.part(0..1).get(0).headers().len(), 2);
         batch.clear();
         assert!(batch.is_empty() && batch.bytes() == 0);
     }

@@ -75,11 +75,12 @@ impl KafkaLog {
         }
         let topics = Arc::new(Topics::new(&settings)?);
         let placing = Arc::new(Placing::new(Arc::clone(&topics), &settings));
+        let queues = QueueBudget::new(settings.reader_queues_bytes_max);
         Ok(Self {
             settings,
             topics,
             placing,
-            queues: QueueBudget::default(),
+            queues,
             appender: Mutex::new(None),
         })
     }

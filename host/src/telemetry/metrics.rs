@@ -60,6 +60,14 @@ mod names {
         "state_cache_misses",
         "States that were needed and read from the store",
     );
+    pub(super) const MEMORY_PLAN: Name = Name(
+        "memory_plan_bytes",
+        "Bytes that a part of the host may hold in memory",
+    );
+    pub(super) const MEMORY_USED: Name = Name(
+        "memory_used_bytes",
+        "Bytes that a part of the host holds in memory",
+    );
     pub(super) const HTTP: Name = Name(
         "http_request_seconds",
         "Time that a request took, by route and status",
@@ -93,9 +101,33 @@ struct RejectionLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabels {
+    part: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     route: String,
     code: u16,
+}
+
+/// A figure that goes up and down and is read by whoever changes it. Cheap to clone; all clones are
+/// one figure.
+#[derive(Debug, Clone, Default)]
+pub struct Level(Gauge);
+
+impl Level {
+    /// Takes `before` away and adds `after`.
+    pub fn change(&self, before: usize, after: usize) {
+        let by = count(after as u64) - count(before as u64);
+        self.0.inc_by(by);
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn get(&self) -> usize {
+        usize::try_from(self.0.get()).unwrap_or(0)
+    }
 }
 
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -131,6 +163,8 @@ struct Families {
     state_largest: Family<Labels, Gauge>,
     cache_hits: Family<Labels, Counter>,
     cache_misses: Family<Labels, Counter>,
+    memory_plan: Family<PartLabels, Gauge>,
+    memory_used: Family<PartLabels, Gauge>,
     http: Histograms<RequestLabels>,
 }
 
@@ -174,6 +208,8 @@ impl Metrics {
             state_largest: Family::default(),
             cache_hits: Family::default(),
             cache_misses: Family::default(),
+            memory_plan: Family::default(),
+            memory_used: Family::default(),
             http: Family::new_with_constructor(seconds),
         };
         let registry = families.registry();
@@ -244,6 +280,27 @@ impl Metrics {
         series.cache_misses.inc_by(misses);
     }
 
+    /// What a part of the host may hold in memory.
+    pub fn memory_plan(&self, part: &'static str, bytes: usize) {
+        let gauge = self
+            .0
+            .families
+            .memory_plan
+            .get_or_create_owned(&PartLabels { part });
+        gauge.set(count(bytes as u64));
+    }
+
+    /// The figure for what a part of the host holds in memory.
+    #[must_use]
+    pub fn memory_used(&self, part: &'static str) -> Level {
+        Level(
+            self.0
+                .families
+                .memory_used
+                .get_or_create_owned(&PartLabels { part }),
+        )
+    }
+
     /// A request was answered. `route` is the pattern, as in `/v1/plugins/{name}`, never the path.
     pub fn http_request(&self, route: &str, code: u16, took: Duration) {
         let labels = RequestLabels {
@@ -297,6 +354,8 @@ impl Families {
         register(all, &names::STATE_LARGEST, &self.state_largest);
         register(all, &names::CACHE_HITS, &self.cache_hits);
         register(all, &names::CACHE_MISSES, &self.cache_misses);
+        register(all, &names::MEMORY_PLAN, &self.memory_plan);
+        register(all, &names::MEMORY_USED, &self.memory_used);
         register(all, &names::HTTP, &self.http);
         registry
     }
@@ -416,6 +475,8 @@ mod tests {
         let metrics = Metrics::new();
         fill(&metrics, &partition(0));
         metrics.http_request("/v1/plugins/{name}", 200, Duration::from_millis(2));
+        metrics.memory_plan("states", 64);
+        metrics.memory_used("states").change(2, 9);
         let text = metrics.encode();
         let of = r#"{plugin="plane-tracker",generation="2",partition="0"}"#;
         for line in [
@@ -434,6 +495,8 @@ mod tests {
             format!("foldhost_state_largest_bytes{of} 60"),
             format!("foldhost_state_cache_hits_total{of} 9"),
             format!("foldhost_state_cache_misses_total{of} 1"),
+            r#"foldhost_memory_plan_bytes{part="states"} 64"#.into(),
+            r#"foldhost_memory_used_bytes{part="states"} 7"#.into(),
             r#"foldhost_http_request_seconds_count{route="/v1/plugins/{name}",code="200"} 1"#
                 .into(),
         ] {

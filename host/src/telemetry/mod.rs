@@ -5,4 +5,4 @@ mod logging;
 mod metrics;
 
 pub use logging::{LogFilterError, LogFormat, init_logging};
-pub use metrics::{CONTENT_TYPE, Metrics, PartitionLabels};
+pub use metrics::{CONTENT_TYPE, Level, Metrics, PartitionLabels};

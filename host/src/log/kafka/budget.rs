@@ -2,7 +2,7 @@
 //! queue by a number that is fixed when its client is made, so each set of readers is promised its
 //! share then, and gives it back when it goes. Asked by the reader sets.
 //!
-//! Invariant: promises stay within [`limits::READER_QUEUES_BYTES_MAX`], but for
+//! Invariant: promises stay within the host's part for them (`config::MemoryPlan`), but for
 //! [`limits::READER_QUEUE_BYTES_MIN`] a partition, without which nothing could be read.
 
 use std::sync::Arc;
@@ -11,9 +11,12 @@ use parking_lot::Mutex;
 
 use crate::limits;
 
-/// What is promised, in bytes. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub(super) struct QueueBudget(Arc<Mutex<usize>>);
+/// What is promised of what there is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct QueueBudget {
+    bytes_max: usize,
+    promised: Arc<Mutex<usize>>,
+}
 
 /// A set's share; given back when dropped.
 #[derive(Debug)]
@@ -25,12 +28,20 @@ pub(super) struct Share {
 }
 
 impl QueueBudget {
+    /// A budget of `bytes_max` for all queues of the host.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            promised: Arc::default(),
+        }
+    }
+
     /// A share for a set that reads `partitions`, of at most `partition_bytes_max` each: half of
     /// what is left, so that there is something for those who come later.
     pub(super) fn share(&self, partitions: u32, partition_bytes_max: usize) -> Share {
         let partitions = usize::try_from(partitions.max(1)).unwrap_or(usize::MAX);
-        let mut promised = self.0.lock();
-        let left = limits::READER_QUEUES_BYTES_MAX.saturating_sub(*promised);
+        let mut promised = self.promised.lock();
+        let left = self.bytes_max.saturating_sub(*promised);
         let partition_bytes_max = (left / 2 / partitions)
             .clamp(
                 limits::READER_QUEUE_BYTES_MIN,
@@ -49,7 +60,7 @@ impl QueueBudget {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut promised = self.budget.0.lock();
+        let mut promised = self.budget.promised.lock();
         *promised = promised.saturating_sub(self.promised_bytes);
     }
 }
@@ -60,7 +71,7 @@ mod tests {
 
     #[test]
     fn shares_stay_within_the_budget_and_come_back() {
-        let budget = QueueBudget::default();
+        let budget = QueueBudget::new(limits::READER_QUEUES_BYTES_MAX);
         let max = limits::READER_QUEUE_BYTES_MAX;
         let first = budget.share(4, max);
         assert_eq!(first.partition_bytes_max, max);
@@ -76,12 +87,12 @@ mod tests {
         assert!(above_floor <= limits::READER_QUEUES_BYTES_MAX);
         drop(first);
         shares.clear();
-        assert_eq!(*budget.0.lock(), 0);
+        assert_eq!(*budget.promised.lock(), 0);
     }
 
     #[test]
     fn many_partitions_share_what_few_would_have() {
-        let budget = QueueBudget::default();
+        let budget = QueueBudget::new(limits::READER_QUEUES_BYTES_MAX);
         let share = budget.share(64, limits::READER_QUEUE_BYTES_MAX);
         assert!(share.partition_bytes_max * 64 <= limits::READER_QUEUES_BYTES_MAX / 2);
         assert_eq!(budget.share(1, 1_000).partition_bytes_max, 1_000);

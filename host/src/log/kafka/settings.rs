@@ -24,6 +24,8 @@ pub struct KafkaSettings {
     pub client_id: String,
     /// Most bytes that wait in front of one partition's worker.
     pub reader_queue_bytes_max: usize,
+    /// Bytes that wait in front of all workers of the host.
+    pub reader_queues_bytes_max: usize,
     /// Most bytes that wait to be written by one client.
     pub writer_queue_bytes_max: usize,
 }
@@ -38,6 +40,7 @@ impl KafkaSettings {
             record_bytes_max: limits::RECORD_BYTES_DEFAULT,
             client_id: "foldhost".to_owned(),
             reader_queue_bytes_max: limits::READER_QUEUE_BYTES_MAX,
+            reader_queues_bytes_max: limits::READER_QUEUES_BYTES_MAX,
             writer_queue_bytes_max: limits::KAFKA_WRITER_QUEUE_BYTES_MAX,
         }
     }
@@ -52,6 +55,7 @@ impl fmt::Debug for KafkaSettings {
             .field("record_bytes_max", &self.record_bytes_max)
             .field("client_id", &self.client_id)
             .field("reader_queue_bytes_max", &self.reader_queue_bytes_max)
+            .field("reader_queues_bytes_max", &self.reader_queues_bytes_max)
             .field("writer_queue_bytes_max", &self.writer_queue_bytes_max)
             .finish()
     }

@@ -1,0 +1,198 @@
+//! The table against a plain map, and evictions across the tables of a budget.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::types::Offset;
+
+fn state(text: &str) -> Option<KeyState> {
+    Some(KeyState {
+        state: Bytes::copy_from_slice(text.as_bytes()),
+        changed_at: Offset(1),
+        changed_at_ms: 1,
+    })
+}
+
+fn key(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+/// What a state of `key` with a value of one letter takes.
+fn cost(key: &str) -> usize {
+    ENTRY_OVERHEAD_BYTES + key.len() + 1
+}
+
+/// A table of a budget, and what the store behind it holds.
+fn table_with(budget: &StateBudget, keys: &[&str]) -> Arc<SharedTable> {
+    let table = budget.open_table();
+    for name in keys {
+        table.write().load(&key(name), state("1"));
+    }
+    table
+}
+
+#[test]
+fn a_change_during_a_commit_stays_dirty() {
+    let mut table = StateTable::new(true, StateBudget::new(1 << 20));
+    table.change(&key("a"), state("1"));
+    assert_eq!(table.freeze(), [(key("a"), state("1"))]);
+    table.change(&key("a"), state("2"));
+    assert_eq!(table.uncommitted(b"", None), [(key("a"), state("2"))]);
+    table.committed();
+    assert_eq!(table.freeze(), [(key("a"), state("2"))]);
+}
+
+#[test]
+fn a_key_that_changes_often_counts_once() {
+    let budget = StateBudget::new(4 * cost("a") + 8);
+    let mut table = StateTable::new(true, budget.clone());
+    for _ in 0..100 {
+        table.change(&key("a"), state("1"));
+        assert!(!table.is_full());
+    }
+    table.change(&key("b"), state("1"));
+    assert!(
+        table.is_full(),
+        "a quarter may wait while a quarter is in a commit"
+    );
+    drop(table.freeze());
+    assert!(!table.is_full());
+    table.committed();
+    drop(table);
+    assert_eq!((budget.used_bytes(), budget.0.dirty.get()), (0, 0));
+}
+
+#[test]
+fn only_clean_states_leave_and_an_incomplete_table_asks_the_store() {
+    let budget = StateBudget::new(0);
+    let table = budget.open_table();
+    *table.write() = StateTable::new(true, budget.clone());
+    table.write().change(&key("clean"), state("1"));
+    drop(table.write().freeze());
+    table.write().committed();
+    table.write().change(&key("dirty"), state("2"));
+    assert_eq!(
+        table.read().get(b"none"),
+        Some(None),
+        "the table is complete"
+    );
+    let in_use = table.use_for_batch();
+    drop(table.use_for_batch());
+    assert!(table.read().get(b"dirty").is_some());
+    drop(in_use);
+    assert_eq!(table.read().get(b"clean"), None);
+    assert_eq!(table.read().get(b"none"), None);
+    assert_eq!(table.read().get(b"dirty"), Some(state("2").as_ref()));
+    drop(table);
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn what_a_batch_uses_stays_until_it_is_folded() {
+    let budget = StateBudget::new(0);
+    let other = table_with(&budget, &["x"]);
+    let table = budget.open_table();
+    let in_use = table.use_for_batch();
+    assert_eq!(other.read().get(b"x"), None, "room is made before");
+    for name in ["a", "b", "c"] {
+        table.write().load(&key(name), state("1"));
+    }
+    drop(other.use_for_batch());
+    assert_eq!(table.read().get(b"a"), Some(state("1").as_ref()));
+    drop(in_use);
+    assert_eq!(budget.used_bytes(), 0);
+}
+
+#[test]
+fn an_idle_partition_gives_before_a_busy_one() {
+    let budget = StateBudget::new(4 * cost("a"));
+    let idle = table_with(&budget, &["a", "b"]);
+    let busy = table_with(&budget, &["c", "d"]);
+    // Once round, so that only what is used from now on counts as used.
+    busy.write().load(&key("e"), state("1"));
+    drop(busy.use_for_batch());
+    for _ in 0..20 {
+        for name in [b"c", b"d", b"e"] {
+            drop(busy.read().get(name).map(|_| ()));
+        }
+        let missing: Vec<_> = ["c", "d", "e", "f"]
+            .into_iter()
+            .filter(|name| busy.read().get(name.as_bytes()).is_none())
+            .collect();
+        let in_use = busy.use_for_batch();
+        for name in missing {
+            if busy.read().get(name.as_bytes()).is_none() {
+                busy.write().load(&key(name), state("1"));
+            }
+        }
+        drop(in_use);
+    }
+    assert_eq!(idle.read().bytes(), 0);
+    assert!(budget.used_bytes() <= 4 * cost("a"));
+}
+
+#[test]
+fn a_deleted_state_is_an_uncommitted_change() {
+    let mut table = StateTable::new(false, StateBudget::new(1 << 20));
+    table.load(&key("a"), state("1"));
+    table.change(&key("a"), None);
+    assert_eq!(table.uncommitted(b"", None), [(key("a"), None)]);
+    assert_eq!(table.uncommitted(b"", Some(b"a")), []);
+    drop(table.freeze());
+    assert_eq!(table.get(b"a"), Some(None));
+    table.committed();
+    assert_eq!(table.get(b"a"), None, "the store knows");
+}
+
+#[test]
+fn with_a_store_behind_it_it_is_a_map() {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let budget = StateBudget::new(40 * cost("00"));
+    let table = budget.open_table();
+    *table.write() = StateTable::new(true, budget.clone());
+    let (mut store, mut model) = (BTreeMap::new(), BTreeMap::new());
+    let mut commit = None;
+    let mut loaded = 0;
+    for _ in 0..20_000 {
+        let name = key(&format!("{:02}", random.random_range(0..200)));
+        let in_use = table.use_for_batch();
+        if table.read().get(&name).is_none() {
+            table.write().load(&name, store.get(&name).cloned());
+            loaded += 1;
+        }
+        let found = table.read().get(&name).expect("just loaded").cloned();
+        assert_eq!(found, model.get(&name).cloned());
+        if random.random_bool(0.3) {
+            let new = state("n").filter(|_| random.random_bool(0.8));
+            table.write().change(&name, new.clone());
+            match new {
+                Some(new) => model.insert(name, new),
+                None => model.remove(&name),
+            };
+        }
+        drop(in_use);
+        match commit.take() {
+            None if table.read().is_full() => commit = Some(table.write().freeze()),
+            Some(changes) if random.random_bool(0.2) => {
+                for (name, state) in changes {
+                    match state {
+                        Some(state) => store.insert(name, state),
+                        None => store.remove(&name),
+                    };
+                }
+                table.write().committed();
+            }
+            under_way => commit = under_way,
+        }
+        // Changed ones stay, and one is evicted at most later than one comes.
+        assert!(table.read().bytes() <= 80 * cost("00"));
+    }
+    assert!(
+        loaded > 1_000,
+        "most of them were evicted and read again: {loaded}"
+    );
+}
