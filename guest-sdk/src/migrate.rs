@@ -2,7 +2,8 @@
 //!
 //! Implemented by plugins; [`Schemas`] carries the states of one call to the schema they were written
 //! under, and says which schemas there are when it is none of them. Invariant: a migration is a
-//! function of key and old state alone, and one state that cannot be read fails the call by name.
+//! function of key and old state alone; one state that cannot be migrated fails the call, and the host
+//! finds out which by calling again with fewer.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -126,7 +127,7 @@ impl<V: View> Schemas<'_, V> {
 }
 
 fn read<Old: Codec>(bytes: &[u8]) -> Result<Old, String> {
-    Old::decode(bytes).map_err(|error| error.to_string())
+    Old::decode(bytes).map_err(|error| format!("it cannot be decoded: {error}"))
 }
 
 /// Migrates every state of `before`; a key without one stays so.
@@ -139,20 +140,12 @@ fn column<V: View>(
     for index in 0..keys {
         let key = before.keys.item(index);
         let state = match before.values.item(index) {
-            Some(bytes) => one(key, bytes).map_err(|reason| unmigratable(key, bytes, &reason))?,
+            Some(bytes) => one(key, bytes)?,
             None => None,
         };
         after.push_encoded(state.as_ref());
     }
     Ok(after)
-}
-
-fn unmigratable(key: &[u8], bytes: &[u8], reason: &str) -> String {
-    format!(
-        "the state of key `{}` ({} bytes) cannot be migrated: {reason}",
-        String::from_utf8_lossy(key),
-        bytes.len(),
-    )
 }
 
 /// Migrates states: the export `migrate`.

@@ -76,25 +76,36 @@ impl<V: Migrate> Driver<V> {
 /// Migrates in one call, and once more key by key.
 fn checked<V: Migrate>(from_schema: &str, before: &States) -> Result<States, String> {
     // What the host asks first: with no states at all, whether the schema is known.
-    let known = call::<V>(from_schema, &States::new());
-    let together = known.and_then(|_| call::<V>(from_schema, before));
-    let mut one_by_one = Ok(States::new());
+    call::<V>(from_schema, &States::new())?;
+    let together = call::<V>(from_schema, before);
+    let one_by_one = one_by_one::<V>(from_schema, before);
+    let agree = match (&together, &one_by_one) {
+        (Ok(together), Ok(one_by_one)) => together == one_by_one,
+        (together, one_by_one) => together.is_err() && one_by_one.is_err(),
+    };
+    assert!(
+        agree,
+        "the migration gives {together:?} in one call and {one_by_one:?} key by key: it must depend on \
+         key and state only"
+    );
+    let after = one_by_one?;
+    check::read_again::<V>(&after);
+    Ok(after)
+}
+
+/// A call for each key, as the host makes them to find the one that cannot be migrated.
+fn one_by_one<V: Migrate>(from_schema: &str, before: &States) -> Result<States, String> {
+    let mut after = States::new();
     for (key, state) in before {
         let one = States::from([(key.clone(), state.clone())]);
-        one_by_one = one_by_one.and_then(|mut states| {
-            states.extend(call::<V>(from_schema, &one)?);
-            Ok(states)
-        });
+        after.extend(call::<V>(from_schema, &one).map_err(|reason| {
+            format!(
+                "the state of key `{}` ({} bytes) cannot be migrated: {reason}",
+                String::from_utf8_lossy(key),
+                state.len(),
+            )
+        })?);
     }
-    if !before.is_empty() {
-        assert_eq!(
-            together, one_by_one,
-            "the migration gives one thing in one call (left), another key by key (right): it must \
-             depend on key and state only"
-        );
-    }
-    let after = together?;
-    check::read_again::<V>(&after);
     Ok(after)
 }
 
