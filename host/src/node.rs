@@ -350,7 +350,9 @@ async fn open_objects(config: &Config, clock: &Clock) -> anyhow::Result<Objects>
     let objects = Objects::open(&location, clock.clone())?;
     match objects.check_writable().await {
         Ok(()) => {}
-        Err(error @ ObjectsError::Unavailable(_)) => tracing::warn!("{error}; it is tried again"),
+        Err(error @ (ObjectsError::Unavailable(_) | ObjectsError::Full { .. })) => {
+            tracing::warn!("{error}; it is tried again")
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(objects)

@@ -30,8 +30,8 @@ pub(super) fn until_live(
     wait: &WaitArgs,
 ) -> anyhow::Result<()> {
     let is_watched = io::stderr().is_terminal();
-    let is_building = answer["outcome"] == "building";
-    if !wait.wait && !(is_watched && is_building) {
+    let takes_over = matches!(answer["outcome"].as_str(), Some("building" | "swapped"));
+    if !wait.wait && !(is_watched && takes_over) {
         return Ok(());
     }
     let deployment = output::field(answer, "deployment");
@@ -39,12 +39,19 @@ pub(super) fn until_live(
     let mut building = Building::default();
     loop {
         let left = until.saturating_duration_since(Instant::now()).as_secs();
-        let look = if is_watched { LOOK_SECONDS } else { WAIT_SECONDS };
+        let look = if is_watched {
+            LOOK_SECONDS
+        } else {
+            WAIT_SECONDS
+        };
         let pairs = [
             ("_wait", look.min(left).to_string()),
             ("_deployment", deployment.clone()),
         ];
-        let pairs: Vec<_> = pairs.iter().map(|(name, it)| (*name, it.as_str())).collect();
+        let pairs: Vec<_> = pairs
+            .iter()
+            .map(|(name, it)| (*name, it.as_str()))
+            .collect();
         match client.get(&["v1", "plugins", name, "ready"], &pairs) {
             Ok(Answer { .. }) => break,
             Err(ClientError::Refused {
@@ -59,12 +66,30 @@ pub(super) fn until_live(
     }
     drop(building);
     output::note(&format!("{name} is live"));
+    if answer["outcome"] == "swapped" {
+        let plugin = client.get(&["v1", "plugins", name], &[])?.json()?;
+        output::note(&format!("its code folds from {} on", folds_from(&plugin)));
+    }
     Ok(())
+}
+
+/// From which position on the present code folded, for each partition of the host.
+fn folds_from(plugin: &Value) -> String {
+    let topic = output::field(&plugin["inputs"][0], "topic");
+    let partitions = plugin["partitions"].as_array();
+    let positions = partitions.into_iter().flatten().filter_map(|partition| {
+        let from = partition["folds_from"].as_u64()?;
+        Some(format!("{topic}/{}@{from}", partition["partition"]))
+    });
+    positions.collect::<Vec<_>>().join(", ")
 }
 
 /// Whether waiting does not help.
 fn is_stuck(problem: &Value) -> bool {
-    matches!(problem["plugin_status"].as_str(), Some("blocked" | "paused"))
+    matches!(
+        problem["plugin_status"].as_str(),
+        Some("blocked" | "paused")
+    )
 }
 
 /// How far a build has come; its size is its lag when it was first seen.
@@ -91,6 +116,13 @@ impl Building {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_swap_says_from_where() {
+        let plugin = serde_json::json!({"inputs": [{"name": "a", "topic": "t"}], "partitions": [
+            {"partition": 0, "folds_from": 7}, {"partition": 1, "folds_from": null}]});
+        assert_eq!(folds_from(&plugin), "t/0@7");
+    }
 
     #[test]
     fn what_stands_still_is_not_waited_for() {

@@ -18,7 +18,9 @@ pub(super) fn pause(name: &PluginName, args: &ClientArgs, paused: bool) -> anyho
         return Ok(output::json(&answer)?);
     }
     let text = if paused {
-        format!("{name} is paused: it answers, and folds nothing until `foldhost plugin resume {name}`")
+        format!(
+            "{name} is paused: it answers, and folds nothing until `foldhost plugin resume {name}`"
+        )
     } else {
         format!("{name} goes on")
     };
@@ -43,7 +45,9 @@ pub(super) fn rollback(args: &RollbackArgs) -> anyhow::Result<()> {
             ["version", "deployment", "generation"].map(|name| field(&answer, name));
         let text = match answer["outcome"].as_str() {
             Some("cancelled") => {
-                format!("dropped what was being built; {name} {version} goes on in generation {generation}")
+                format!(
+                    "dropped what was being built; {name} {version} goes on in generation {generation}"
+                )
             }
             Some("swapped") => format!(
                 "{name} {version} runs again on the states that are there, as deployment {deployment}"

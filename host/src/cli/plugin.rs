@@ -301,7 +301,10 @@ fn described(plugin: &Value) -> String {
     }
     for skip in items("skips") {
         let [at, reason, number] = ["at", "reason", "skip"].map(|name| field(&skip, name));
-        lines.push(format!("{:<12}{at}: {reason} (decision {number})", "skipped"));
+        lines.push(format!(
+            "{:<12}{at}: {reason} (decision {number})",
+            "skipped"
+        ));
     }
     if !plugin["paused"].is_null() {
         lines.push(format!(
@@ -352,13 +355,25 @@ fn partition_table(partitions: &[Value]) -> String {
         .iter()
         .map(|partition| {
             [
-                "partition", "status", "position", "end", "lag", "folds_from", "owner",
+                "partition",
+                "status",
+                "position",
+                "end",
+                "lag",
+                "folds_from",
+                "owner",
             ]
             .map(|name| field(partition, name))
         })
         .collect();
     let header = [
-        "PARTITION", "STATUS", "POSITION", "END", "LAG", "CODE SINCE", "OWNER",
+        "PARTITION",
+        "STATUS",
+        "POSITION",
+        "END",
+        "LAG",
+        "CODE SINCE",
+        "OWNER",
     ];
     table(header, &rows)
 }

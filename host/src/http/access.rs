@@ -166,7 +166,11 @@ async fn wait(
         (Some(blocked), _) => write!(detail, "the partition is blocked: {}", blocked.detail),
         (None, Some(error)) => write!(detail, "the partition keeps trying after an error: {error}"),
         (None, None) if status.phase == Phase::Paused => {
-            write!(detail, "it is paused (`foldhost plugin resume {}`)", plugin.name())
+            write!(
+                detail,
+                "it is paused (`foldhost plugin resume {}`)",
+                plugin.name()
+            )
         }
         (None, None) => write!(
             detail,

@@ -239,7 +239,11 @@ impl Listing {
         state: KeyState,
         question: Question,
     ) -> Result<(), Problem> {
-        let error = match self.plugin.answer(code, key, Some(state.state), question).await {
+        let error = match self
+            .plugin
+            .answer(code, key, Some(state.state), question)
+            .await
+        {
             Ok(Ok(payload)) => {
                 item.answered(payload);
                 return Ok(());

@@ -231,7 +231,13 @@ async fn skip_record(
     let name = plugin_name(&segments)?;
     Params::of_host(request.uri(), &[])?;
     let what = "the record to skip";
-    let body = body::read(&app, request.into_body(), limits::SETTINGS_BODY_BYTES_MAX, what).await?;
+    let body = body::read(
+        &app,
+        request.into_body(),
+        limits::SETTINGS_BODY_BYTES_MAX,
+        what,
+    )
+    .await?;
     let SkipRequest { at, reason } = serde_json::from_slice(&body.bytes).map_err(|error| {
         Problem::new(
             Code::BadRequest,

@@ -315,13 +315,7 @@ impl PluginDetails {
             kept: decided.kept.as_ref().map(generation),
             skips: decided.skips.iter().map(SkipDetails::of).collect(),
             history: History::of(super::access::topic(plugin).as_str(), &statuses),
-            partitions: PartitionDetails::all(
-                app,
-                plugin,
-                &decided,
-                deployment.partitions,
-                &open,
-            ),
+            partitions: PartitionDetails::all(app, plugin, &decided, deployment.partitions, &open),
             last_error: plugin.last_error(),
         }
     }

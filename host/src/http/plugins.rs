@@ -150,7 +150,10 @@ async fn deploy_plugin(
 ) -> Result<Response, Problem> {
     let name = plugin_name(&segments)?;
     let (parts, request_body) = request.into_parts();
-    let params = Params::of_host(&parts.uri, &["topic", "set", "state", "from_retained", "dry_run"])?;
+    let params = Params::of_host(
+        &parts.uri,
+        &["topic", "set", "state", "from_retained", "dry_run"],
+    )?;
     match body::media_type(&parts.headers).as_deref() {
         Some("application/wasm" | "application/octet-stream") => {}
         other => return Err(body::unsupported(other, "application/wasm")),

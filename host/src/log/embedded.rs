@@ -388,6 +388,10 @@ impl Log for EmbeddedLog {
         )))
     }
 
+    fn standing_fault(&self) -> Option<String> {
+        self.0.health.check().err().map(|error| error.to_string())
+    }
+
     async fn close(&self, within: Duration) {
         let shared = Arc::clone(&self.0);
         let closing = tokio::task::spawn_blocking(move || shared.close_blocking());

@@ -272,6 +272,12 @@ pub trait Log: Send + Sync + fmt::Debug {
         topic: &TopicName,
     ) -> Result<Box<dyn Membership>, LogError>;
 
+    /// Why it takes no more writes until the host is started again; nothing while it does, or may
+    /// again by itself.
+    fn standing_fault(&self) -> Option<String> {
+        None
+    }
+
     /// Flushes and closes what is open; bounded by `within`.
     async fn close(&self, within: Duration);
 }

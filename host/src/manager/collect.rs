@@ -37,7 +37,9 @@ impl Collector {
             match collect(&manager).await {
                 Ok(()) => pause = limits::RETRY_PAUSE_MIN,
                 Err(error) => {
-                    tracing::warn!("states that nobody uses cannot be freed: {error}; trying again");
+                    tracing::warn!(
+                        "states that nobody uses cannot be freed: {error}; trying again"
+                    );
                     self.collect();
                     tokio::select! {
                         () = stop.cancelled() => return,

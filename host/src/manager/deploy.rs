@@ -5,9 +5,7 @@
 use std::sync::Arc;
 
 use super::decide::{accepted, decide, log_problem, of_another_kind};
-use super::deployments::{
-    Deployment, RollbackRequested, StatePolicy, Verdict, resolve_inputs,
-};
+use super::deployments::{Deployment, RollbackRequested, StatePolicy, Verdict, resolve_inputs};
 use super::record::{self, Request};
 use super::{DeployOutcome, DeployRequest, Deployed, Inner, RollbackRequest};
 use crate::error::{Code, Problem};
@@ -70,7 +68,12 @@ pub(super) async fn deploy(
         state: request.state,
         from_retained: request.from_retained,
     };
-    let verdict = decide(manager, &request.principal, Request::Deploy(Box::new(event))).await?;
+    let verdict = decide(
+        manager,
+        &request.principal,
+        Request::Deploy(Box::new(event)),
+    )
+    .await?;
     let (outcome, deployment) = outcome(verdict)?;
     Ok(deployed(outcome, Some(&*deployment)))
 }

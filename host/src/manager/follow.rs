@@ -110,9 +110,12 @@ async fn follow_once(
             Read::EndOfPartition => {
                 if name_cluster(manager).await? {
                     running.reconcile(manager);
-                    manager.readiness.write().following = Ok(());
-                    // A host that died may have left states of what is gone by now.
-                    manager.collector.collect();
+                    let before =
+                        std::mem::replace(&mut manager.readiness.write().following, Ok(()));
+                    if before.is_err() {
+                        // A host that died may have left states of what is gone by now.
+                        manager.collector.collect();
+                    }
                 }
             }
         }

@@ -310,12 +310,11 @@ impl Manager {
     #[must_use]
     pub fn readers_of(&self, topic: &TopicName) -> Vec<PluginName> {
         let plugins = self.0.plugins.read();
-        let reads =
-            |plugin: &&Arc<Plugin>| {
-                let decided = plugin.decided();
-                let mut generations = decided.generations();
-                generations.any(|it| it.deployment.inputs.iter().any(|it| it.topic == *topic))
-            };
+        let reads = |plugin: &&Arc<Plugin>| {
+            let decided = plugin.decided();
+            let mut generations = decided.generations();
+            generations.any(|it| it.deployment.inputs.iter().any(|it| it.topic == *topic))
+        };
         plugins
             .values()
             .filter(reads)
@@ -363,6 +362,7 @@ impl Manager {
         if let Err(why) = &state.following {
             waiting_for.push(format!("deployments: {why}"));
         }
+        degraded.extend(self.0.context.log.standing_fault());
         for plugin in self.plugins() {
             let name = plugin.name();
             if !plugin.is_settled() {

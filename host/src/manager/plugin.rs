@@ -123,8 +123,14 @@ impl Plugin {
     #[must_use]
     pub fn code(&self) -> Option<Arc<dyn PluginCode>> {
         let state = self.state.read();
-        let pool = state.pools.get(&state.serving.id)?;
-        Some(pool.code().clone())
+        if let Some(pool) = state.pools.get(&state.serving.id) {
+            return Some(pool.code().clone());
+        }
+        // Until it is there, the code before it answers.
+        let mut seats = state.seats.values();
+        seats
+            .next()
+            .map(|seat| seat.answering().code().code.clone())
     }
 
     /// Number of partitions of its input, and so of its state.
@@ -238,7 +244,10 @@ impl Plugin {
     pub fn serves(&self, deployment: DeploymentId) -> bool {
         let is_decided = self.decided().serving.deployment.id >= deployment;
         let here = self.locals();
-        is_decided && here.iter().all(|(_, it)| it.code().deployment >= deployment)
+        is_decided
+            && here
+                .iter()
+                .all(|(_, it)| it.code().deployment >= deployment)
     }
 
     /// Asks it a question about the state of one key, on a pooled instance of the code that `handle`
@@ -352,7 +361,9 @@ impl Plugin {
             .map(|handle| handle.code().deployment)
             .chain(decided.generations().map(|it| it.deployment.id))
             .collect();
-        state.pools.retain(|deployment, _| in_use.contains(deployment));
+        state
+            .pools
+            .retain(|deployment, _| in_use.contains(deployment));
     }
 
     /// Whether nobody of an earlier generation answers for a partition any more.

@@ -370,7 +370,10 @@ mod tests {
         assert_eq!(deploy.name.as_str(), "b");
         assert_eq!(deploy.manifest.name.as_str(), "a");
         assert_eq!(deploy.topics["flights"].as_str(), "prod.flights");
-        assert_eq!((deploy.state, deploy.migrates), (Some(StatePolicy::Keep), true));
+        assert_eq!(
+            (deploy.state, deploy.migrates),
+            (Some(StatePolicy::Keep), true)
+        );
     }
 
     #[test]

@@ -43,14 +43,9 @@ pub(super) async fn run(
             joined = join(&plugin, &context) => joined,
         };
         match joined {
-            Ok((membership, journal)) => {
-                let mut running = Running::new(
-                    plugin.clone(),
-                    context.clone(),
-                    collector.clone(),
-                    membership,
-                    journal,
-                );
+            Ok(joined) => {
+                let (plugin, context) = (plugin.clone(), context.clone());
+                let mut running = Running::new(plugin, context, collector.clone(), joined);
                 running.run(&stop).await;
                 // The membership ended by itself: fenced by a stale request after an outage, or by
                 // another host that has the same instance id.
@@ -69,10 +64,14 @@ pub(super) async fn run(
     }
 }
 
-async fn join(
-    plugin: &Plugin,
-    context: &Context,
-) -> Result<(Box<dyn Membership>, TopicName), LogError> {
+/// A membership in the group of a plugin.
+struct Joined {
+    membership: Box<dyn Membership>,
+    journal: TopicName,
+    journal_partitions: u32,
+}
+
+async fn join(plugin: &Plugin, context: &Context) -> Result<Joined, LogError> {
     let partitions = plugin.decided().partitions_max();
     let journal = ensure_journal(plugin, context, partitions).await?;
     let group = context.cluster.group(plugin.name());
@@ -80,7 +79,11 @@ async fn join(
         .log
         .join(&group, &context.instance_id, &journal)
         .await?;
-    Ok((membership, journal))
+    Ok(Joined {
+        membership,
+        journal,
+        journal_partitions: partitions,
+    })
 }
 
 /// The plugin's journal, with at least as many partitions as its states; created, or grown, by
@@ -159,23 +162,22 @@ struct Running {
 }
 
 impl Running {
-    fn new(
-        plugin: Arc<Plugin>,
-        context: Context,
-        collector: Collector,
-        membership: Box<dyn Membership>,
-        journal: TopicName,
-    ) -> Self {
+    fn new(plugin: Arc<Plugin>, context: Context, collector: Collector, joined: Joined) -> Self {
+        let Joined {
+            membership,
+            journal,
+            journal_partitions,
+        } = joined;
         Self {
             decisions: plugin.decisions(),
             loads: Loads::new(plugin.clone(), context.clone()),
             reports: Reports::new(plugin.name().clone(), context.clone()),
-            journal_partitions: plugin.decided().partitions_max(),
             plugin,
             context,
             collector,
             membership,
             journal,
+            journal_partitions,
             assigned: BTreeSet::new(),
             is_member: false,
             readers: BTreeMap::new(),
@@ -260,6 +262,8 @@ impl Running {
                     for place in self.places_of(partition) {
                         let slot = &self.slots[&place];
                         slot.handle.mark_degraded();
+                        let store = &slot.handle.spec().store;
+                        self.context.metrics.degraded(store, true);
                         slot.stop.send_replace(Stop::Abandon);
                     }
                 }
@@ -280,11 +284,7 @@ impl Running {
     }
 
     fn worker_ended(&mut self, place: Place, serial: u64, exit: Exit) {
-        let Some(slot) = self
-            .slots
-            .get(&place)
-            .filter(|slot| slot.serial == serial)
-        else {
+        let Some(slot) = self.slots.get(&place).filter(|slot| slot.serial == serial) else {
             return;
         };
         let (generation, partition) = place;
@@ -398,7 +398,10 @@ impl Running {
                 continue;
             }
             let of = generation.number();
-            let slots = self.slots.iter().filter(|((generation, _), _)| *generation == of);
+            let slots = self
+                .slots
+                .iter()
+                .filter(|((generation, _), _)| *generation == of);
             for (_, slot) in slots.filter(|(_, slot)| !slot.handle.is_blocked()) {
                 slot.handle.request_block(partition::partitions_changed(
                     &slot.handle,

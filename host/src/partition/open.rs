@@ -304,10 +304,11 @@ pub(super) fn history_gap(handle: &PartitionHandle, next: Offset, start: Offset)
     Blocked {
         code: "history-gap".to_owned(),
         detail: format!(
-            "records {next} to {start} of {} were removed before they were folded; set \
-             `on-gap = \"continue\"` on the input to go on without them, or {}",
+            "records {next} to {start} of {} were removed before they were folded; deploy {} with \
+             `on-gap = \"continue\"` on the input and `--state keep` to go on without them, or build the \
+             view anew from what is left (`--state rebuild --from-retained`)",
             spec.source(),
-            rebuild(&spec.store.plugin)
+            spec.store.plugin
         ),
         at: None,
     }

@@ -18,6 +18,20 @@ pub enum Phase {
     Live,
 }
 
+impl Phase {
+    /// Its number in the metrics.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Blocked => 0,
+            Self::Opening => 1,
+            Self::Replaying => 2,
+            Self::Live => 3,
+            Self::Paused => 4,
+        }
+    }
+}
+
 /// Why a partition cannot go on, and what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Blocked {

@@ -17,8 +17,8 @@ use super::*;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
 use crate::log::{Cleanup, NewRecord, NewTopic, RecordBatch};
 use crate::plugin::{
-    BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind, Manifest,
-    OptionalColumn, Payload, PluginCode, PluginInstance, QueryError, Question, Rejection,
+    BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind,
+    Manifest, OptionalColumn, Payload, PluginCode, PluginInstance, QueryError, Question, Rejection,
 };
 use crate::state::objects::Objects;
 use crate::state::slate::{SlateSettings, SlateStore};

@@ -178,6 +178,9 @@ impl Worker {
             status.gaps = worker.checkpoint.gaps;
             status.topic_id = worker.checkpoint.topic_id;
         });
+        let (store, gaps) = (&worker.handle.spec().store, worker.checkpoint.gaps);
+        worker.ports.metrics.degraded(store, false);
+        worker.ports.metrics.gaps(store, gaps);
         if let Some(blocked) = blocked {
             worker.set_blocked(blocked);
         }
@@ -416,7 +419,7 @@ impl Worker {
             status.blocked = Some(blocked);
             status.answers = true;
         });
-        self.ports.metrics.phase(store, Phase::Blocked as u8);
+        self.ports.metrics.phase(store, Phase::Blocked.number());
         self.ports.changed.notify_one();
     }
 
@@ -439,7 +442,7 @@ impl Worker {
             status.phase = phase;
             status.answers |= phase != Phase::Replaying;
         });
-        self.ports.metrics.phase(store, phase as u8);
+        self.ports.metrics.phase(store, phase.number());
         self.ports.changed.notify_one();
     }
 

@@ -56,6 +56,14 @@ pub enum ObjectsError {
         /// What the disk or the service says.
         reason: String,
     },
+    /// Its disk is full: try again after a pause, once somebody has made room.
+    #[error("the object store {location} cannot be written: {reason}; make room")]
+    Full {
+        /// As configured.
+        location: String,
+        /// What the disk says.
+        reason: String,
+    },
     /// Nobody stored this component.
     #[error("there is no component {0} in the object store: deploy it again")]
     UnknownComponent(Digest),
@@ -101,7 +109,10 @@ impl ObjectsError {
     /// Whether the same call may succeed later without anybody changing the configuration.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::NotWritable { .. })
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::NotWritable { .. } | Self::Full { .. }
+        )
     }
 }
 
@@ -300,11 +311,10 @@ impl Objects {
     }
 
     fn fault(&self, error: &object_store::Error) -> ObjectsError {
+        let location = self.location.to_string();
         match unwritable(error) {
-            Some(reason) => ObjectsError::NotWritable {
-                location: self.location.to_string(),
-                reason,
-            },
+            Some(reason) if is_full(error) => ObjectsError::Full { location, reason },
+            Some(reason) => ObjectsError::NotWritable { location, reason },
             None => ObjectsError::Unavailable(error.to_string()),
         }
     }
@@ -318,12 +328,26 @@ pub(super) fn unwritable(error: &object_store::Error) -> Option<String> {
     {
         return Some(error.to_string());
     }
+    let fault = disk_fault(error).filter(|fault| is_unwritable(fault.kind()));
+    fault.map(ToString::to_string)
+}
+
+/// Whether a disk has no room left.
+fn is_full(error: &object_store::Error) -> bool {
+    disk_fault(error).is_some_and(|fault| {
+        matches!(
+            fault.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+        )
+    })
+}
+
+/// What the disk said, if it was the disk.
+fn disk_fault(error: &object_store::Error) -> Option<&io::Error> {
     let mut cause = error.source();
     while let Some(error) = cause {
-        if let Some(fault) = error.downcast_ref::<io::Error>()
-            && is_unwritable(fault.kind())
-        {
-            return Some(fault.to_string());
+        if let Some(fault) = error.downcast_ref() {
+            return Some(fault);
         }
         cause = error.source();
     }

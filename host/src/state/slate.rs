@@ -149,8 +149,15 @@ impl SlateStore {
             async move { objects.list_with_delimiter(Some(&path)).await }
         };
         let mut found = Vec::new();
-        for plugin in under(Path::from("state")).await.map_err(unavailable)?.common_prefixes {
-            let Some(name) = plugin.filename().and_then(|name| PluginName::new(name).ok()) else {
+        for plugin in under(Path::from("state"))
+            .await
+            .map_err(unavailable)?
+            .common_prefixes
+        {
+            let Some(name) = plugin
+                .filename()
+                .and_then(|name| PluginName::new(name).ok())
+            else {
                 continue;
             };
             let generations = under(plugin).await.map_err(unavailable)?.common_prefixes;

@@ -36,7 +36,15 @@ mod names {
     );
     pub(super) const STATUS: Name = Name(
         "partition_status",
-        "0 blocked, 1 opening, 2 replaying, 3 live",
+        "0 blocked, 1 opening, 2 replaying, 3 live, 4 paused",
+    );
+    pub(super) const DEGRADED: Name = Name(
+        "partition_degraded",
+        "1 = the assignment is lost for now: it answers, and folds nothing",
+    );
+    pub(super) const GAPS: Name = Name(
+        "partition_gap_records",
+        "Offsets that were removed from the log before they were folded, where on-gap allows it",
     );
     pub(super) const EVENT_DELAY: Name = Name(
         "event_delay_seconds",
@@ -153,6 +161,8 @@ impl fmt::Debug for Metrics {
 struct Families {
     lag: Family<Labels, Gauge>,
     status: Family<Labels, Gauge>,
+    degraded: Family<Labels, Gauge>,
+    gaps: Family<Labels, Counter>,
     event_delay: Family<Labels, FloatGauge>,
     fold: Histograms<Labels>,
     fuel: Histograms<Labels>,
@@ -173,6 +183,8 @@ struct Series {
     labels: Labels,
     lag: Gauge,
     status: Gauge,
+    degraded: Gauge,
+    gaps: Counter,
     event_delay: FloatGauge,
     fold: Histogram,
     fuel: Histogram,
@@ -198,6 +210,8 @@ impl Metrics {
         let families = Families {
             lag: Family::default(),
             status: Family::default(),
+            degraded: Family::default(),
+            gaps: Family::default(),
             event_delay: Family::default(),
             fold: Family::new_with_constructor(seconds),
             fuel: Family::new_with_constructor(fuel),
@@ -225,7 +239,18 @@ impl Metrics {
         self.of(of).lag.set(count(records));
     }
 
-    /// Where a partition is in its life: 0 blocked, 1 opening, 2 replaying, 3 live.
+    /// Whether a partition's assignment is lost for now.
+    pub fn degraded(&self, of: impl Into<PartitionLabels>, degraded: bool) {
+        self.of(of).degraded.set(i64::from(degraded));
+    }
+
+    /// Offsets of a partition were removed before they were folded, in all up to now.
+    pub fn gaps(&self, of: impl Into<PartitionLabels>, total: u64) {
+        let gaps = &self.of(of).gaps;
+        gaps.inc_by(total.saturating_sub(gaps.get()));
+    }
+
+    /// Where a partition is in its life: 0 blocked, 1 opening, 2 replaying, 3 live, 4 paused.
     pub fn phase(&self, of: impl Into<PartitionLabels>, phase: u8) {
         self.of(of).status.set(i64::from(phase));
     }
@@ -344,6 +369,8 @@ impl Families {
         let all = &mut registry;
         register(all, &names::LAG, &self.lag);
         register(all, &names::STATUS, &self.status);
+        register(all, &names::DEGRADED, &self.degraded);
+        register(all, &names::GAPS, &self.gaps);
         register(all, &names::EVENT_DELAY, &self.event_delay);
         register(all, &names::FOLD, &self.fold);
         register(all, &names::FUEL, &self.fuel);
@@ -369,6 +396,8 @@ impl Families {
         Series {
             lag: self.lag.get_or_create_owned(&labels),
             status: self.status.get_or_create_owned(&labels),
+            degraded: self.degraded.get_or_create_owned(&labels),
+            gaps: self.gaps.get_or_create_owned(&labels),
             event_delay: self.event_delay.get_or_create_owned(&labels),
             fold: self.fold.get_or_create_owned(&labels),
             fuel: self.fuel.get_or_create_owned(&labels),
@@ -387,6 +416,8 @@ impl Families {
         let labels = &series.labels;
         self.lag.remove(labels);
         self.status.remove(labels);
+        self.degraded.remove(labels);
+        self.gaps.remove(labels);
         self.event_delay.remove(labels);
         self.fold.remove(labels);
         self.fuel.remove(labels);

@@ -22,10 +22,10 @@ mod loader;
 mod samples;
 mod setup;
 
+use super::progress::Progress;
 use bundled::Bundled;
 use flights::Flights;
 use loader::{LoadError, Loader, Topics};
-use super::progress::Progress;
 use samples::Subject;
 
 /// Data folder of a demo that is not told another one.

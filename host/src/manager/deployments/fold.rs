@@ -195,13 +195,7 @@ impl Deployments {
         } else {
             self.next_generation(&name)
         };
-        let deployment = Arc::new(deployment(
-            asked,
-            request,
-            generation,
-            how,
-            rolls_back_to,
-        ));
+        let deployment = Arc::new(deployment(asked, request, generation, how, rolls_back_to));
         let decided = self.decided(&name)?;
         decided.building = None;
         decided.remember(deployment.clone());
@@ -222,11 +216,7 @@ impl Deployments {
         Ok(Verdict::Building(deployment))
     }
 
-    fn rollback(
-        &mut self,
-        asked: Asked,
-        request: &RollbackRequested,
-    ) -> Result<Verdict, Problem> {
+    fn rollback(&mut self, asked: Asked, request: &RollbackRequested) -> Result<Verdict, Problem> {
         let decided = self.decided(&request.name)?;
         if decided.building.take().is_some() {
             return Ok(Verdict::Cancelled(decided.serving.deployment.clone()));
@@ -465,7 +455,10 @@ fn check_keep(serving: &Deployment, request: &DeployRequested) -> Result<(), Pro
             ),
         ));
     }
-    let (then, now) = (&serving.manifest.state_schema, &request.manifest.state_schema);
+    let (then, now) = (
+        &serving.manifest.state_schema,
+        &request.manifest.state_schema,
+    );
     if then != now && !request.migrates {
         return Err(Problem::new(
             Code::SchemaChanged,

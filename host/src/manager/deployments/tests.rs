@@ -138,12 +138,18 @@ fn building(verdict: Verdict) -> Arc<Deployment> {
 fn a_generation_number_is_never_reused() {
     let mut world = World::default();
     assert!(matches!(world.deploy(code(b"1")), Verdict::Created(_)));
-    assert!(matches!(world.apply(Body::Delete(name())), Verdict::Deleted));
+    assert!(matches!(
+        world.apply(Body::Delete(name())),
+        Verdict::Deleted
+    ));
     assert!(world.fold.is_dead(&name(), GenerationId(1)));
     let Verdict::Created(again) = world.deploy(code(b"1")) else {
         panic!()
     };
-    assert_eq!((again.generation, again.id), (GenerationId(2), DeploymentId(3)));
+    assert_eq!(
+        (again.generation, again.id),
+        (GenerationId(2), DeploymentId(3))
+    );
     assert!(!world.fold.is_dead(&name(), GenerationId(2)));
     assert!(
         !world.fold.is_dead(&name(), GenerationId(3)),
@@ -166,7 +172,10 @@ fn other_code_is_built_beside_and_promoted_when_all_of_it_is_ready() {
     assert_eq!(decided.serving.number(), GenerationId(2));
     let retiring = decided.retiring.as_ref().unwrap();
     assert_eq!(retiring.generation.number(), GenerationId(1));
-    assert!(!world.fold.is_dead(&name(), GenerationId(1)), "it still answers");
+    assert!(
+        !world.fold.is_dead(&name(), GenerationId(1)),
+        "it still answers"
+    );
     world.switch();
     assert!(world.decided().retiring.is_none());
     assert!(world.fold.is_dead(&name(), GenerationId(1)));
@@ -203,7 +212,11 @@ fn one_deployment_at_a_time() {
     for request in [code(b"3"), keep(b"3")] {
         let problem = refused(world.deploy(request));
         assert_eq!(problem.code, Code::DeploymentUnderWay);
-        assert!(problem.detail.contains("plugin rollback a"), "{}", problem.detail);
+        assert!(
+            problem.detail.contains("plugin rollback a"),
+            "{}",
+            problem.detail
+        );
     }
     assert!(matches!(world.rollback(None), Verdict::Cancelled(_)));
     assert!(world.decided().building.is_none());
@@ -217,7 +230,10 @@ fn keeping_states_needs_the_same_inputs_and_a_schema_that_can_be_read() {
     let Verdict::Swapped(swapped) = world.deploy(keep(b"2")) else {
         panic!()
     };
-    assert_eq!((swapped.generation, swapped.id), (GenerationId(1), DeploymentId(2)));
+    assert_eq!(
+        (swapped.generation, swapped.id),
+        (GenerationId(1), DeploymentId(2))
+    );
     let dropped = DeployRequested {
         topics: [("flights".to_owned(), TopicName::new("others").unwrap())].into(),
         ..keep(b"3")
@@ -232,7 +248,10 @@ fn keeping_states_needs_the_same_inputs_and_a_schema_that_can_be_read() {
         manifest: manifest("state-schema = \"s/2\""),
         ..keep(b"3")
     };
-    assert_eq!(refused(world.deploy(other.clone())).code, Code::SchemaChanged);
+    assert_eq!(
+        refused(world.deploy(other.clone())).code,
+        Code::SchemaChanged
+    );
     let migrates = DeployRequested {
         migrates: true,
         ..other
@@ -261,14 +280,20 @@ fn another_kind_under_the_name_is_refused() {
 fn a_rollback_runs_what_answered_before() {
     let mut world = World::default();
     world.deploy(code(b"1"));
-    assert_eq!(refused(world.rollback(None)).code, Code::NoPreviousDeployment);
+    assert_eq!(
+        refused(world.rollback(None)).code,
+        Code::NoPreviousDeployment
+    );
     world.deploy(code(b"2"));
     world.build();
     assert_eq!(refused(world.rollback(None)).code, Code::DeploymentUnderWay);
     world.switch();
     let back = building(world.rollback(None));
     assert_eq!(back.digest, Digest::of(b"1"));
-    assert_eq!((back.generation, back.rolls_back_to), (GenerationId(3), Some(DeploymentId(1))));
+    assert_eq!(
+        (back.generation, back.rolls_back_to),
+        (GenerationId(3), Some(DeploymentId(1)))
+    );
     world.build();
     world.switch();
     let forth = building(world.rollback(None));
@@ -283,7 +308,10 @@ fn a_rollback_may_keep_the_states() {
     let Verdict::Swapped(back) = world.rollback(Some(StatePolicy::Keep)) else {
         panic!()
     };
-    assert_eq!((back.digest, back.generation), (Digest::of(b"1"), GenerationId(1)));
+    assert_eq!(
+        (back.digest, back.generation),
+        (Digest::of(b"1"), GenerationId(1))
+    );
 }
 
 #[test]
@@ -297,7 +325,10 @@ fn a_generation_that_was_kept_comes_back_as_it_is() {
     world.build();
     world.switch();
     assert!(!world.fold.is_dead(&name(), GenerationId(1)));
-    assert_eq!(world.decided().kept.as_ref().unwrap().number(), GenerationId(1));
+    assert_eq!(
+        world.decided().kept.as_ref().unwrap().number(),
+        GenerationId(1)
+    );
     let back = building(world.rollback(None));
     assert_eq!((back.generation, back.how), (GenerationId(1), How::Kept));
     // Its readiness is told anew, under the number that it has now.
@@ -343,13 +374,23 @@ fn only_the_record_that_blocks_can_be_skipped() {
 fn a_pause_is_remembered_with_who_asked_first() {
     let mut world = World::default();
     world.deploy(code(b"1"));
-    assert!(matches!(world.apply(Body::Pause(name(), true)), Verdict::Paused));
+    assert!(matches!(
+        world.apply(Body::Pause(name(), true)),
+        Verdict::Paused
+    ));
     assert_eq!(world.decided().paused.as_ref().unwrap().principal, "me");
-    assert!(matches!(world.apply(Body::Pause(name(), false)), Verdict::Paused));
+    assert!(matches!(
+        world.apply(Body::Pause(name(), false)),
+        Verdict::Paused
+    ));
     assert_eq!(world.decided().paused, None);
     let nobody = PluginName::new("b").unwrap();
     let problem = refused(world.apply(Body::Pause(nobody, true)));
-    assert!(problem.detail.contains("deployed are: a"), "{}", problem.detail);
+    assert!(
+        problem.detail.contains("deployed are: a"),
+        "{}",
+        problem.detail
+    );
 }
 
 #[test]

@@ -22,12 +22,11 @@ impl Running {
     pub(super) async fn align(&mut self) {
         let decided = self.decisions.borrow_and_update().clone();
         self.close_unwanted(&decided).await;
-        if self.is_member && self.grow_journal(&decided).await {
-            let wanted: Vec<_> = decided.generations().cloned().collect();
-            for generation in wanted {
-                if let Some(code) = self.loads.get(&generation.deployment) {
-                    self.align_generation(&decided, &generation, &code).await;
-                }
+        let may_open = self.is_member && self.grow_journal(&decided).await;
+        for generation in decided.generations() {
+            match self.loads.get(&generation.deployment) {
+                Some(code) if may_open => self.align_generation(&decided, generation, &code).await,
+                _ => {}
             }
         }
         let deployments = decided.generations().map(|it| it.deployment.id);
@@ -51,7 +50,8 @@ impl Running {
             self.plugin.reseat(decided);
             self.close(&unwanted, Stop::Abandon).await;
         }
-        self.retries.retain(|(generation, _), _| is_wanted(*generation));
+        self.retries
+            .retain(|(generation, _), _| is_wanted(*generation));
         let had: BTreeSet<_> = self.readers.keys().copied().collect();
         self.readers.retain(|generation, _| is_wanted(*generation));
         if self.readers.len() < had.len() {
@@ -105,7 +105,9 @@ impl Running {
                 skips: Arc::new(skips(decided, generation, partition)),
             };
             match self.slots.get(&place) {
-                Some(slot) if slot.needs_reopening(&code) => self.open(generation, place, control).await,
+                Some(slot) if slot.needs_reopening(&code) => {
+                    self.open(generation, place, control).await
+                }
                 Some(slot) => direct(&slot.handle, control),
                 // Whoever comes first after the promotion opens the new generation only.
                 None if is_retiring => {}

@@ -42,7 +42,10 @@ impl Loads {
             return Some(code.clone());
         }
         let now = self.context.clock.elapsed();
-        let is_due = self.failed.get(&deployment.id).is_none_or(|(at, _)| *at <= now);
+        let is_due = self
+            .failed
+            .get(&deployment.id)
+            .is_none_or(|(at, _)| *at <= now);
         if is_due && self.loading.insert(deployment.id) {
             let (deployment, context) = (deployment.clone(), self.context.clone());
             self.tasks
@@ -53,8 +56,10 @@ impl Loads {
 
     /// Forgets the code of deployments that are not wanted any more.
     pub(super) fn retain(&mut self, wanted: &BTreeSet<DeploymentId>) {
-        self.loaded.retain(|deployment, _| wanted.contains(deployment));
-        self.failed.retain(|deployment, _| wanted.contains(deployment));
+        self.loaded
+            .retain(|deployment, _| wanted.contains(deployment));
+        self.failed
+            .retain(|deployment, _| wanted.contains(deployment));
     }
 
     /// Waits until something that was fetched is there, or could not be; `None` if nothing is on its
@@ -72,10 +77,12 @@ impl Loads {
                 tracing::warn!(plugin = %self.plugin.name(), %deployment, "{error}; trying again");
                 self.plugin.failed(error);
                 self.loading.remove(&deployment);
-                let pause = self.failed.get(&deployment).map_or(
-                    limits::RETRY_PAUSE_MIN,
-                    |(_, pause)| (*pause * 2).min(limits::RETRY_PAUSE_MAX),
-                );
+                let pause = self
+                    .failed
+                    .get(&deployment)
+                    .map_or(limits::RETRY_PAUSE_MIN, |(_, pause)| {
+                        (*pause * 2).min(limits::RETRY_PAUSE_MAX)
+                    });
                 let at = self.context.clock.elapsed() + pause;
                 self.failed.insert(deployment, (at, pause));
             }

@@ -187,7 +187,8 @@ async fn every_state_is_migrated_once_however_often_it_begins_again() {
     assert!(old.0.wait_folded(last, PLENTY).await);
     wait_until(&old.0, |status| status.committed > last).await;
     for rounds in [1, 40, 400] {
-        let (_, stop, worker) = world.start_with(2, migrated_from("count/1"), control(2, &world.code));
+        let (_, stop, worker) =
+            world.start_with(2, migrated_from("count/1"), control(2, &world.code));
         for _ in 0..rounds {
             tokio::task::yield_now().await;
         }
@@ -211,7 +212,11 @@ async fn every_state_is_migrated_once_however_often_it_begins_again() {
     assert_eq!(found.len(), KEYS as usize - 1);
     let counts = [count_of(&new.0, 1).await, count_of(&new.0, 9_999).await];
     assert_eq!(counts, [1_002, 1_001]);
-    assert_eq!(count_of(&old.0, 9_999).await, 1, "the old ones are as they were");
+    assert_eq!(
+        count_of(&old.0, 9_999).await,
+        1,
+        "the old ones are as they were"
+    );
     stopped(new).await;
     stopped(old).await;
 }
@@ -228,7 +233,11 @@ async fn a_state_that_cannot_be_migrated_blocks_and_is_named() {
     let blocked = status.blocked.unwrap();
     assert_eq!(blocked.code, "migration-failed");
     assert!(blocked.detail.contains("'key-3'"), "{}", blocked.detail);
-    assert!(blocked.detail.contains("three is too few"), "{}", blocked.detail);
+    assert!(
+        blocked.detail.contains("three is too few"),
+        "{}",
+        blocked.detail
+    );
     stopped(new).await;
     let last = world.append([3], b"").await;
     assert!(old.0.wait_folded(last, PLENTY).await, "the old one goes on");

@@ -78,7 +78,7 @@ impl Worker {
             status.blocked = None;
         });
         let store = &self.handle.spec().store;
-        self.ports.metrics.phase(store, Phase::Replaying as u8);
+        self.ports.metrics.phase(store, Phase::Replaying.number());
     }
 
     /// Leaves out the records that are not to be folded.
