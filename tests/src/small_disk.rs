@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::host::{GENEROUS, Start};
+use crate::host::{GENEROUS, Start, shown};
 use crate::paths::Scratch;
 use crate::process::Supervised;
 use crate::wait::wait_until_ok;
@@ -68,8 +68,14 @@ impl SmallDisk {
     /// Makes a host see the file system.
     #[must_use]
     pub fn around(&self, start: Start) -> Start {
+        let words = self.entering();
+        start.wrapper(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The command before a command that is to see the file system.
+    fn entering(&self) -> Vec<String> {
         let holder = self.holder.id().to_string();
-        start.wrapper(&[
+        let words = [
             "nsenter",
             "-t",
             &holder,
@@ -77,7 +83,30 @@ impl SmallDisk {
             "-m",
             "--preserve-credentials",
             "--",
-        ])
+        ];
+        words.map(str::to_owned).to_vec()
+    }
+
+    /// Makes every write fail from now on, or succeed again.
+    ///
+    /// # Errors
+    /// If somebody keeps a file open for writing.
+    pub fn set_read_only(&self, read_only: bool) -> Result<()> {
+        let words = self.entering();
+        let options = if read_only {
+            "remount,ro"
+        } else {
+            "remount,rw"
+        };
+        wait_until_ok(GENEROUS, "the small disk to be mounted anew", || {
+            let output = Command::new(&words[0])
+                .args(&words[1..])
+                .args(["mount", "-o", options])
+                .arg(&self.path)
+                .output()?;
+            ensure!(output.status.success(), "{}", shown(&output));
+            Ok(())
+        })
     }
 
     /// Where this program finds it.
@@ -153,6 +182,9 @@ mod tests {
         assert!(disk.take(1).is_err());
         disk.give_back().unwrap();
         disk.take(3).unwrap();
+        disk.set_read_only(true).unwrap();
+        assert!(disk.take(1).is_err());
+        disk.set_read_only(false).unwrap();
         // Nobody else sees it.
         assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
     }

@@ -131,7 +131,7 @@ fn a_sync_that_fails_acknowledges_nothing() -> Result<()> {
     // The disk is as it was again; the log does not believe it until a restart.
     let still = client.append("t", &[record(11)])?;
     ensure!(still.status == 503, "{still:?}");
-    still.expect_words(&["restart"])?;
+    still.expect_words(&["started again"])?;
     client.get("/healthz")?.expect_status(200)?;
     let host = host.kill()?.ready()?;
     let client = host.client()?;

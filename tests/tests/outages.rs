@@ -459,7 +459,7 @@ fn an_object_store_that_fails_for_a_while_loses_nothing() -> Result<()> {
     let target = Target::new(&client);
     let load = questions(&target);
 
-    disk.take_all()?;
+    disk.set_read_only(true)?;
     let failing_since = Stopwatch::start();
     let mut rounds = 1;
     // Folding goes on in memory, and it is said that nothing is kept of it.
@@ -491,7 +491,7 @@ fn an_object_store_that_fails_for_a_while_loses_nothing() -> Result<()> {
         failing_since.elapsed()
     );
 
-    disk.give_back()?;
+    disk.set_read_only(false)?;
     wait_committed(&client).with_context(|| host.log_tail())?;
     wait_until_ok(BACK_WITHIN, "nothing to be degraded", || {
         let degraded = degraded(&client)?;
