@@ -109,9 +109,14 @@ pub const STATE_CACHE_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
 pub const STATE_CACHE_BYTES_MIN: usize = 1024 * 1024;
 
 /// Fewest bytes of blocks, indexes and filters that all stores of a host share in memory.
-pub const STATE_BLOCK_CACHE_BYTES_MIN: usize = 16 * 1024 * 1024;
+pub const STATE_BLOCK_CACHE_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// Most bytes of blocks, indexes and filters that all stores of a host share in memory.
 pub const STATE_BLOCK_CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Fewest bytes for commits that are being written, all stores of a host together.
+pub const STATE_COMMITS_BYTES_MIN: usize = 16 * 1024 * 1024;
+/// Files that reads may have looked into for each byte of unmerged commits before merging these pays:
+/// a look costs about a microsecond, and so does merging some twenty bytes.
+pub const STATE_MERGE_LOOKS_PER_BYTE: f64 = 0.05;
 /// States of one batch that are read from a store at the same time.
 pub const STATE_READS_CONCURRENT_MAX: usize = 32;
 /// Threads that wait for the disk on behalf of the stores.
@@ -245,7 +250,7 @@ pub const EMBEDDED_GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Block cache of the embedded log.
 pub const EMBEDDED_CACHE_BYTES: u64 = 16 * 1024 * 1024;
 /// Memory that the embedded log fills before it writes a table; it may hold five of these.
-pub const EMBEDDED_MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
+pub const EMBEDDED_MEMTABLE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Sealed journals of the embedded log: what opening it may have to read again.
 pub const EMBEDDED_JOURNAL_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Partitions of all topics of an embedded log together.

@@ -1,16 +1,16 @@
 //! The composition root: builds a host from its configuration, wires ports to adapters, and keeps
 //! the order of start and stop. The only module that names every adapter.
 //!
-//! Start: folder and lock → log → object store → engine → listener → manager → HTTP. Stop: the other
+//! Start: folder, lock and formats → log → object store → engine → listener → manager → HTTP. Stop: the other
 //! way round, so that what is acknowledged is committed and what is committed is handed over.
 
-use std::fs::{self, File, TryLockError};
-use std::io::Write as _;
+mod folder;
+
+use std::fs::File;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -58,8 +58,10 @@ impl Node {
     /// in use, an object store of another cluster, settings that the log does not take.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         let clock = Clock::system();
-        let lock = lock_folder(&config.data)?;
-        let instance_id = instance_id(&config, &clock)?;
+        let lock = folder::lock_folder(&config.data)?;
+        let objects = locate_objects(&config, &clock)?;
+        // Before anything is written: what a newer version left stays as it is.
+        objects.check_format().await?;
         let listener = bind(config.listen).await?;
         let admin = match config.admin_listen {
             Some(address) => Some(bind(address).await?),
@@ -73,12 +75,19 @@ impl Node {
         let metrics = Metrics::new();
         let plan = MemoryPlan::of(&config);
         let budget = share_memory(&plan, &metrics);
+        let log_folder = config.data.join("log");
+        if config.kafka.is_none() {
+            EmbeddedLog::check_format(&log_folder)?;
+        }
+        folder::mark_format(&config.data)?;
+        let instance_id = folder::instance_id(&config, &clock)?;
         let log = open_log(&config, &plan, &clock, &instance_id)?;
-        let objects = open_objects(&config, &clock).await?;
+        check_writable(&objects).await?;
         let workers = runtime("fold", config.worker.threads)?;
         let states = runtime("state", STATE_THREADS)?;
         let settings = SlateSettings {
             block_cache_bytes: plan.block_cache_bytes as u64,
+            commits_bytes: plan.commits_bytes,
             conditional_updates: objects.conditional_updates(),
             ..SlateSettings::default()
         };
@@ -208,51 +217,6 @@ fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
         .with_context(|| format!("starting the {threads} '{name}' threads"))
 }
 
-/// Makes the data folder if it is missing, and keeps other hosts out of it.
-fn lock_folder(data: &Path) -> anyhow::Result<File> {
-    let shown = data.display();
-    fs::create_dir_all(data).with_context(|| {
-        format!("the data folder {shown} cannot be made: give this user the right, or name another with --data")
-    })?;
-    let lock = File::create(data.join("LOCK")).with_context(|| {
-        format!("the data folder {shown} cannot be written: give this user the right, or name another with --data")
-    })?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => bail!(
-            "the data folder {shown} is in use by another host: stop that one, or give this one a \
-             folder of its own with --data"
-        ),
-        Err(TryLockError::Error(error)) => {
-            Err(error).with_context(|| format!("the data folder {shown} cannot be locked"))
-        }
-    }
-}
-
-/// This host's name in its groups, kept in the data folder so that a restart is the same member.
-fn instance_id(config: &Config, clock: &Clock) -> anyhow::Result<String> {
-    if let Some(instance) = &config.instance {
-        return Ok(instance.clone());
-    }
-    let path = config.data.join("instance");
-    match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
-        Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => {
-            return Err(error).with_context(|| format!("reading {}", path.display()));
-        }
-    }
-    let id = clock.unique_id();
-    let write = || {
-        let mut file = File::create(&path)?;
-        file.write_all(id.as_bytes())?;
-        file.sync_all()
-    };
-    write().with_context(|| format!("writing {}", path.display()))?;
-    Ok(id)
-}
-
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another host running there? Name another address with --listen")
@@ -336,9 +300,7 @@ fn open_log(
     }
 }
 
-/// Opens the object store. One that cannot be written is for an operator to put right; one that does
-/// not answer is waited for.
-async fn open_objects(config: &Config, clock: &Clock) -> anyhow::Result<Objects> {
+fn locate_objects(config: &Config, clock: &Clock) -> anyhow::Result<Objects> {
     let default = config.data.join("objects");
     let location = match &config.objects_url {
         Some(url) => url.clone(),
@@ -347,13 +309,18 @@ async fn open_objects(config: &Config, clock: &Clock) -> anyhow::Result<Objects>
             .with_context(|| format!("the data folder {} is not UTF-8", config.data.display()))?
             .to_owned(),
     };
-    let objects = Objects::open(&location, clock.clone())?;
+    Ok(Objects::open(&location, clock.clone())?)
+}
+
+/// An object store that cannot be written is for an operator to put right; one that does not answer
+/// is waited for.
+async fn check_writable(objects: &Objects) -> anyhow::Result<()> {
     match objects.check_writable().await {
         Ok(()) => {}
         Err(error @ (ObjectsError::Unavailable(_) | ObjectsError::Full { .. })) => {
-            tracing::warn!("{error}; it is tried again")
+            tracing::warn!("{error}; it is tried again");
         }
         Err(error) => return Err(error.into()),
     }
-    Ok(objects)
+    Ok(())
 }

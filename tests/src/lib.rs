@@ -16,6 +16,7 @@ pub mod host;
 pub mod http;
 pub mod kafka;
 pub mod load;
+pub mod memory;
 pub mod operate;
 pub mod paths;
 pub mod process;

@@ -34,9 +34,7 @@ pub fn end(client: &Client, topic: &str) -> Result<u64> {
         .expect_status(200)?;
     let answer = reply.json()?;
     let partitions = answer["partitions"].as_array().context("no `partitions`")?;
-    let ends = partitions
-        .iter()
-        .map(|partition| number(&partition["end"]));
+    let ends = partitions.iter().map(|partition| number(&partition["end"]));
     ends.sum::<Option<u64>>()
         .with_context(|| format!("a partition has no end: {reply:?}"))
 }

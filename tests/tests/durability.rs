@@ -19,7 +19,7 @@ fn record(n: usize) -> Value {
 fn can_trace() -> bool {
     let can = trace::is_possible();
     if !can {
-        println!("not tried: no strace here, or it may not trace");
+        eprintln!("not tried: no strace here, or it may not trace");
     }
     can
 }
@@ -48,7 +48,7 @@ fn expect_synced(
             folder.display()
         );
     }
-    println!(
+    eprintln!(
         "{request}: {count} answers, syncs before each: {:?}",
         exchanges[0].synced
     );

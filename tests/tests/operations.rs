@@ -356,7 +356,10 @@ fn blocked_at_an_event(start: &Start) -> Result<(Host, Client, String)> {
     let at = format!("events/{partition}@{offset}");
     let blocked = wait_blocked(&client, "latest", GENEROUS)?;
     ensure!(blocked["blocked"]["at"] == at, "not at {at}: {blocked}");
-    ensure!(blocked["blocked"]["code"] == "event-rejected", "{blocked}");
+    ensure!(
+        blocked["blocked"]["code"] == "rejected:bad-event",
+        "{blocked}"
+    );
     Ok((host, client, at))
 }
 

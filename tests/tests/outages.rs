@@ -117,7 +117,7 @@ fn a_broker_that_is_away_costs_no_answer() -> Result<()> {
         ensure!(!degraded.is_empty(), "nothing is degraded");
         Ok(degraded)
     })?;
-    println!("told after {:.1?}: {told:?}", away_since.elapsed());
+    eprintln!("told after {:.1?}: {told:?}", away_since.elapsed());
     wait_until_ok(BACK_WITHIN, "/metrics to tell of it", || {
         let metric = metric(&client, "foldhost_partition_degraded", "counter")?;
         ensure!(metric.is_some_and(|sum| sum >= 1.0), "{metric:?}");
@@ -132,7 +132,7 @@ fn a_broker_that_is_away_costs_no_answer() -> Result<()> {
         "it is away and nothing is degraded"
     );
     load.wait_round(GENEROUS)?;
-    println!("away for {:.1?}", away_since.elapsed());
+    eprintln!("away for {:.1?}", away_since.elapsed());
 
     broker.restart()?;
     let back_since = Stopwatch::start();
@@ -152,14 +152,14 @@ fn a_broker_that_is_away_costs_no_answer() -> Result<()> {
         Ok(())
     })
     .with_context(|| host.log_tail())?;
-    println!("caught up {:.1?} after it was back", back_since.elapsed());
+    eprintln!("caught up {:.1?} after it was back", back_since.elapsed());
     let mut counts: std::collections::BTreeMap<_, _> =
         keys.iter().map(|key| (key.clone(), 2)).collect();
     *counts.entry("k0".to_owned()).or_insert(2) += u64::try_from(extra)?;
     expect_counts(&client, "counter", &counts)?;
     let metric = metric(&client, "foldhost_partition_degraded", "counter")?;
     ensure!(metric == Some(0.0), "{metric:?}");
-    println!("{}", load.finish()?);
+    eprintln!("{}", load.finish()?);
     Ok(())
 }
 
@@ -319,7 +319,7 @@ fn small_disk(scratch: &Scratch, folder: &str, megabytes: usize) -> Result<Optio
     if SmallDisk::is_possible() {
         return SmallDisk::new(scratch, folder, megabytes).map(Some);
     }
-    println!("not tried: this machine allows no mounts in a namespace of one's own");
+    eprintln!("not tried: this machine allows no mounts in a namespace of one's own");
     Ok(None)
 }
 
@@ -358,7 +358,7 @@ fn a_disk_that_was_full_holds_all_that_was_acknowledged() -> Result<()> {
         acknowledged += 1;
     };
     expect_clear(&refusal, "log-unavailable")?;
-    println!("refused after {acknowledged}: {}", refusal.text());
+    eprintln!("refused after {acknowledged}: {}", refusal.text());
     client.get("/healthz")?.expect_status(200)?;
     ensure!(
         !degraded(&client)?.is_empty(),
@@ -374,7 +374,7 @@ fn a_disk_that_was_full_holds_all_that_was_acknowledged() -> Result<()> {
     let back = wait_until_ok(Duration::from_secs(20), "appends to be taken again", || {
         client.append_all("flights", &round())
     });
-    println!(
+    eprintln!(
         "without a restart it {}",
         if back.is_ok() {
             "went on"
@@ -382,7 +382,7 @@ fn a_disk_that_was_full_holds_all_that_was_acknowledged() -> Result<()> {
             "stayed stopped"
         }
     );
-    println!("{}", load.finish()?);
+    eprintln!("{}", load.finish()?);
     if let Err(error) = &back {
         let said = format!("{error:#}").to_lowercase();
         ensure!(
@@ -486,7 +486,7 @@ fn an_object_store_that_fails_for_a_while_loses_nothing() -> Result<()> {
         );
         load.wait_round(GENEROUS)?;
     }
-    println!(
+    eprintln!(
         "failed for {:.1?}, {rounds} rounds folded meanwhile",
         failing_since.elapsed()
     );
@@ -498,7 +498,7 @@ fn an_object_store_that_fails_for_a_while_loses_nothing() -> Result<()> {
         ensure!(degraded.is_empty(), "{degraded:?}");
         Ok(())
     })?;
-    println!("{}", load.finish()?);
+    eprintln!("{}", load.finish()?);
     deploy(&client, "other", "", &version("counter", "2.0.0")?)?.expect(201, "created")?;
     let host = host.kill()?.ready()?;
     let client = host.client()?;

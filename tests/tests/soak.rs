@@ -192,7 +192,7 @@ fn a_minute_of_everything_leaves_every_count_exact() -> Result<()> {
             .one_start(&mut host, lives, course.swap_every)
             .with_context(|| host.log_tail())?;
         seen.written = feed.written() - before;
-        println!("start {}: {seen}", starts.len() + 1);
+        eprintln!("start {}: {seen}", starts.len() + 1);
         starts.push(seen);
         if whole.elapsed() >= course.length {
             break;
@@ -211,15 +211,15 @@ fn finish(host: &Host, feed: Feed, load: Load, soak: &Soak) -> Result<()> {
     let fed = feed.finish()?;
     #[allow(clippy::cast_precision_loss)]
     let rate = fed.written as f64 / fed.took.as_secs_f64();
-    println!("{fed:?}: {rate:.0} a second of {OFFERED} offered");
+    eprintln!("{fed:?}: {rate:.0} a second of {OFFERED} offered");
     host.wait_caught_up("counter", WITHIN)?;
     let report = load.finish()?;
-    println!("{report}, {} found no host", report.without_host);
+    eprintln!("{report}, {} found no host", report.without_host);
     report.expect_order(&soak.order)?;
     expect_counts(&client, "counter", &fed.counts)?;
     let plugin = plugin(&client, "counter")?;
     let swaps = u64::from(soak.versions);
-    println!(
+    eprintln!(
         "{swaps} swaps, the last is deployment {}",
         count_of(&plugin, "deployment")?
     );

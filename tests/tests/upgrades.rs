@@ -379,7 +379,7 @@ fn a_build_that_is_blocked_is_never_promoted() -> Result<()> {
     })?;
     let at = &blocked(&building)?["blocked"];
     ensure!(
-        at["code"] == "event-rejected" && at["at"] == format!("flights/{partition}@{offset}"),
+        at["code"] == "rejected:bad-event" && at["at"] == format!("flights/{partition}@{offset}"),
         "{building}"
     );
     // The old one answers and folds on.

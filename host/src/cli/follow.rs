@@ -4,7 +4,7 @@
 //! Invariant: whoever stops waiting stops nothing: the host goes on building.
 
 use std::io::{self, IsTerminal as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use super::args::WaitArgs;
 use super::client::{Answer, Client, ClientError};
 use super::output;
 use super::progress::Progress;
+use crate::clock::Clock;
 
 /// How long the host is asked to wait at once where a bar is drawn.
 const LOOK_SECONDS: u64 = 1;
@@ -31,14 +32,15 @@ pub(super) fn until_live(
 ) -> anyhow::Result<()> {
     let is_watched = io::stderr().is_terminal();
     let takes_over = matches!(answer["outcome"].as_str(), Some("building" | "swapped"));
-    if !wait.wait && !(is_watched && takes_over) {
+    if !(wait.wait || is_watched && takes_over) {
         return Ok(());
     }
     let deployment = output::field(answer, "deployment");
-    let until = Instant::now() + Duration::from_secs(wait.timeout);
+    let clock = Clock::system();
+    let until = clock.elapsed() + Duration::from_secs(wait.timeout);
     let mut building = Building::default();
     loop {
-        let left = until.saturating_duration_since(Instant::now()).as_secs();
+        let left = until.saturating_sub(clock.elapsed()).as_secs();
         let look = if is_watched {
             LOOK_SECONDS
         } else {

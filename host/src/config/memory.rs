@@ -16,7 +16,7 @@ pub struct MemoryPlan {
     pub states_bytes: usize,
     /// Of these, states that changed and are not committed; the partitions share them equally.
     pub dirty_states_bytes: usize,
-    /// Commits that are being written: each changed state once more, as the store's file.
+    /// Commits that are being written: each changed state as a batch, in order, and in the store's file.
     pub commits_bytes: usize,
     /// Blocks, indexes and filters of the stores.
     pub block_cache_bytes: usize,
@@ -44,8 +44,7 @@ impl MemoryPlan {
         Self {
             states_bytes,
             dirty_states_bytes,
-            // Half of the changed states at most are in commits, each in three forms on its way.
-            commits_bytes: dirty_states_bytes / 2 * 3,
+            commits_bytes: dirty_states_bytes.max(limits::STATE_COMMITS_BYTES_MIN),
             block_cache_bytes: (states_bytes / 4).clamp(
                 limits::STATE_BLOCK_CACHE_BYTES_MIN,
                 limits::STATE_BLOCK_CACHE_BYTES_MAX,
@@ -116,7 +115,7 @@ mod tests {
         let small = plan("[state]\ncache-bytes = \"64MiB\"");
         assert_eq!(small.states_bytes, 64 << 20);
         assert_eq!(small.dirty_states_bytes, 32 << 20);
-        assert_eq!(small.block_cache_bytes, 16 << 20);
+        assert_eq!(small.block_cache_bytes, 32 << 20);
         assert!(small.total_bytes() < 500 << 20, "{small}");
         let large = plan("[state]\ncache-bytes = \"4GiB\"");
         assert_eq!(large.reader_queues_bytes, limits::READER_QUEUES_BYTES_MAX);
@@ -134,7 +133,7 @@ mod tests {
     fn it_is_printed_as_one_line() {
         let text = plan("[state]\ncache-bytes = \"64MiB\"").to_string();
         assert!(
-            text.contains("states 64MiB (changed 32MiB), commits 48MiB"),
+            text.contains("states 64MiB (changed 32MiB), commits 32MiB"),
             "{text}"
         );
         assert!(!text.contains('\n'));

@@ -162,7 +162,7 @@ async fn wait(
         plugin.name(),
         within.as_secs()
     );
-    let _ = match (&status.blocked, &status.last_error) {
+    let _ = match (&status.blocked, status.fault()) {
         (Some(blocked), _) => write!(detail, "the partition is blocked: {}", blocked.detail),
         (None, Some(error)) => write!(detail, "the partition keeps trying after an error: {error}"),
         (None, None) if status.phase == Phase::Paused => {

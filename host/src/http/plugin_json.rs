@@ -486,7 +486,7 @@ impl PartitionDetails {
                 at: blocked.at.as_ref().map(ToString::to_string),
             }),
             degraded: status.is_some_and(|status| status.degraded),
-            last_error: status.and_then(|status| status.last_error.clone()),
+            last_error: status.and_then(PartitionStatus::fault).map(str::to_owned),
         }
     }
 }

@@ -71,6 +71,14 @@ impl Default for EmbeddedSettings {
 pub struct EmbeddedLog(Arc<Shared>);
 
 impl EmbeddedLog {
+    /// Refuses a folder that a newer version wrote. Writes nothing; [`open`](Self::open) asks again.
+    ///
+    /// # Errors
+    /// [`LogError::Rejected`], [`LogError::Corrupt`].
+    pub fn check_format(folder: &Path) -> Result<(), LogError> {
+        folder::check_format(folder)
+    }
+
     /// Opens the log in `folder`, and makes it if there is none. Blocks: it reads the journal of the
     /// last run, at most [`limits::EMBEDDED_JOURNAL_BYTES_MAX`] and a little.
     ///

@@ -5,7 +5,9 @@
 use std::sync::Arc;
 
 use super::decide::{accepted, decide, log_problem, of_another_kind};
-use super::deployments::{Deployment, RollbackRequested, StatePolicy, Verdict, resolve_inputs};
+use super::deployments::{
+    Deployment, RollbackRequested, StatePolicy, Verdict, name_taken, resolve_inputs,
+};
 use super::record::{self, Request};
 use super::{DeployOutcome, DeployRequest, Deployed, Inner, RollbackRequest};
 use crate::error::{Code, Problem};
@@ -20,6 +22,7 @@ pub(super) async fn deploy(
     manager: &Arc<Inner>,
     request: DeployRequest,
 ) -> Result<Deployed, Problem> {
+    check_kind(manager, &request)?;
     let inspection = inspect(manager, &request).await?;
     let name = request
         .name
@@ -217,6 +220,23 @@ async fn check_migrate(
         .await
         .map_err(|error| Problem::new(Code::Internal, format!("asking it died: {error}")))?
         .map_err(|faults| invalid(&faults))
+}
+
+/// That a name is taken is said before everything that may be wrong with the component.
+fn check_kind(manager: &Inner, request: &DeployRequest) -> Result<(), Problem> {
+    let Some((name, kind)) = request
+        .name
+        .as_ref()
+        .zip(component::kind_of(&request.component))
+    else {
+        return Ok(());
+    };
+    let deployments = manager.deployments.read();
+    let running = deployments.plugins().get(name);
+    match running.map(|running| &running.serving.deployment) {
+        Some(serving) if serving.kind != kind => Err(name_taken(serving, kind)),
+        _ => Ok(()),
+    }
 }
 
 async fn inspect(manager: &Inner, request: &DeployRequest) -> Result<Inspection, Problem> {

@@ -19,7 +19,7 @@ use crate::types::{
 };
 
 pub use fold::Deployments;
-pub(super) use fold::unknown_plugin;
+pub(super) use fold::{name_taken, unknown_plugin};
 
 /// A numbered decision to run a component under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -374,16 +374,10 @@ impl Manager {
                 if status.degraded {
                     degraded.push(format!("{name}/{partition}: the assignment is lost"));
                 }
-                degraded.extend(
-                    status
-                        .blocked
-                        .map(|blocked| format!("{name}/{partition}: {}", blocked.code)),
-                );
-                degraded.extend(
-                    status
-                        .last_error
-                        .map(|error| format!("{name}/{partition}: {error}")),
-                );
+                let fault = status.fault();
+                degraded.extend(fault.map(|error| format!("{name}/{partition}: {error}")));
+                let blocked = status.blocked.map(|blocked| blocked.code);
+                degraded.extend(blocked.map(|code| format!("{name}/{partition}: {code}")));
             }
         }
         if waiting_for.is_empty() {

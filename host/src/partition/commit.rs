@@ -90,7 +90,7 @@ impl InFlight {
                     Ok(()) => break,
                     Err(error) if error.is_transient() => {
                         tracing::warn!(partition = %handle.spec().store, %error, "commit failed, trying again");
-                        handle.update(|status| status.last_error = Some(error.to_string()));
+                        handle.update(|status| status.commit_error = Some(error.to_string()));
                         tokio::time::sleep(pause + jitter(&clock, pause)).await;
                         pause = (pause * 2).min(limits::RETRY_PAUSE_MAX);
                     }

@@ -76,6 +76,8 @@ pub struct PartitionStatus {
     pub start: Offset,
     /// The last fault of the log or the store; the worker keeps trying.
     pub last_error: Option<String>,
+    /// Why the commit under way has not ended yet; it is tried until it has.
+    pub commit_error: Option<String>,
     /// Whether the assignment is lost for now: it answers, but does not fold.
     pub degraded: bool,
     /// Whether it may be asked: it was live, blocked or paused since it was opened.
@@ -106,6 +108,7 @@ impl PartitionStatus {
             history_complete: true,
             start: Offset(0),
             last_error: None,
+            commit_error: None,
             degraded: false,
             answers: false,
             deployment: None,
@@ -114,6 +117,13 @@ impl PartitionStatus {
             topic_id: None,
             rate_per_second: 0.0,
         }
+    }
+
+    /// What is wrong and tried again: a commit, else whatever else it was.
+    #[must_use]
+    pub fn fault(&self) -> Option<&str> {
+        let fault = self.commit_error.as_ref().or(self.last_error.as_ref());
+        fault.map(String::as_str)
     }
 
     /// Offset of the last folded record, if any was folded: the public *position*.

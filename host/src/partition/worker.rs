@@ -224,7 +224,7 @@ impl Worker {
         let now = self.ports.clock.elapsed();
         let may_fold = self.may_fold() && self.retry_at.is_none() && !self.is_blocked();
         let can_read = may_fold && self.batch.is_empty() && !self.is_full();
-        let stands_still = self.paused || self.frozen;
+        let stands_still = self.paused || self.frozen || self.is_blocked();
         let source = self.handle.spec().source();
         let from = self.checkpoint.next;
         let commit_due = self.commit_due_in(now);
@@ -495,6 +495,8 @@ impl Worker {
                 status.end = range.end.max(status.next);
                 status.lag_events = status.end.0 - status.next.0;
             });
+            let lag = self.handle.shared.status.read().lag_events;
+            self.ports.metrics.lag(&self.handle.spec().store, lag);
         }
     }
 
@@ -588,7 +590,10 @@ impl Worker {
             .committed(&self.handle.spec().store, self.schedule.last_cost());
         self.handle.shared.table.write().committed();
         let committed = self.committed;
-        self.handle.update(|status| status.committed = committed);
+        self.handle.update(|status| {
+            status.committed = committed;
+            status.commit_error = None;
+        });
         if commit.checkpoint.deployment == self.checkpoint.deployment {
             self.succeed();
         }

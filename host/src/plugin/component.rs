@@ -75,6 +75,13 @@ pub fn examine(bytes: &[u8]) -> Result<Examined, Vec<Fault>> {
     }
 }
 
+/// Kind of plugin that a component is by its exports, whatever else is wrong with it.
+#[must_use]
+pub fn kind_of(bytes: &[u8]) -> Option<Kind> {
+    let surface = Surface::read(bytes).ok()?;
+    surface.capabilities(&mut Vec::new()).kind()
+}
+
 /// Why a module could not be made a component.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {

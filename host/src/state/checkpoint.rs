@@ -157,7 +157,8 @@ pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError>
     })
 }
 
-fn check_version(bytes: &[u8]) -> Result<(), StateError> {
+/// Whether this version reads what begins like this.
+pub(super) fn check_version(bytes: &[u8]) -> Result<(), StateError> {
     match bytes.first() {
         Some(&VERSION) => Ok(()),
         Some(&found) if found > VERSION => Err(StateError::Newer {

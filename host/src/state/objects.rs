@@ -78,6 +78,18 @@ pub enum ObjectsError {
     /// A stored component does not give its digest any more.
     #[error("the stored component {0} is damaged: deploy it again")]
     DamagedComponent(Digest),
+    /// A newer version has claimed it.
+    #[error(
+        "the object store {location} is in format {found}, and this foldhost reads format \
+         {MARKER_FORMAT}: start the newer foldhost that wrote it, or name another store in \
+         `[objects] url`"
+    )]
+    Newer {
+        /// As configured.
+        location: String,
+        /// Format in the marker.
+        found: u32,
+    },
     /// The marker cannot be read.
     #[error("the marker {MARKER} in {location} cannot be read: {reason}")]
     DamagedMarker {
@@ -200,6 +212,18 @@ impl Objects {
             .map_err(|error| self.fault(&error))
     }
 
+    /// Refuses a store that a newer version has claimed; nothing is written. One that is not claimed
+    /// yet, or does not answer, is left to [`claim`](Self::claim).
+    ///
+    /// # Errors
+    /// [`ObjectsError::Newer`], [`ObjectsError::DamagedMarker`].
+    pub async fn check_format(&self) -> Result<(), ObjectsError> {
+        match self.store.get(&Path::from(MARKER)).await {
+            Ok(_) => self.marker().await.map(|_| ()),
+            Err(_) => Ok(()),
+        }
+    }
+
     /// Claims the store for `cluster` and returns the cluster's id: `known` if the log names one
     /// already, else the one in the marker, else a new one. Whoever comes second gets the first
     /// one's.
@@ -302,10 +326,10 @@ impl Objects {
         let marker: Marker =
             serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         if marker.format > MARKER_FORMAT {
-            return Err(damaged(format!(
-                "it has format {}, this version reads up to {MARKER_FORMAT}",
-                marker.format
-            )));
+            return Err(ObjectsError::Newer {
+                location: self.location.to_string(),
+                found: marker.format,
+            });
         }
         Ok(marker)
     }

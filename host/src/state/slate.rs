@@ -11,6 +11,7 @@
 mod gate;
 mod merge;
 mod partition;
+mod peek;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,8 @@ const MEMTABLE_BYTES: usize = 2 * limits::DIRTY_BYTES_MAX;
 const UNFLUSHED_BYTES_MAX: usize = 2 * MEMTABLE_BYTES;
 /// The manifest is read when something is written; this is for what nobody writes to.
 const MANIFEST_POLL_INTERVAL: Duration = Duration::from_secs(3600);
+/// Unit in which the memory for commits is given out.
+const COMMIT_UNIT_BYTES: usize = 1024;
 /// From this many keys a sorted file has a Bloom filter.
 const FILTER_KEYS_MIN: u32 = 64;
 
@@ -51,6 +54,8 @@ const FILTER_KEYS_MIN: u32 = 64;
 pub struct SlateSettings {
     /// Bytes of blocks, indexes and filters that all databases share in memory.
     pub block_cache_bytes: u64,
+    /// Bytes that commits of all databases may hold while they are written; others wait.
+    pub commits_bytes: usize,
     /// Whether the object store can replace an object conditionally; see
     /// [`Objects::conditional_updates`](super::objects::Objects::conditional_updates).
     pub conditional_updates: bool,
@@ -68,6 +73,7 @@ impl Default for SlateSettings {
     fn default() -> Self {
         Self {
             block_cache_bytes: limits::STATE_BLOCK_CACHE_BYTES_MIN as u64,
+            commits_bytes: limits::STATE_COMMITS_BYTES_MIN,
             conditional_updates: true,
             merge_commits: limits::STATE_MERGE_COMMITS,
             collect_commits: limits::STATE_COLLECT_COMMITS,
@@ -84,6 +90,8 @@ pub struct SlateStore {
     settings: Arc<SlateSettings>,
     cache: Arc<dyn DbCache>,
     merges: Arc<Semaphore>,
+    /// A permit for each [`COMMIT_UNIT_BYTES`].
+    commits: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -104,8 +112,10 @@ impl SlateStore {
             max_capacity: settings.block_cache_bytes,
             ..MokaCacheOptions::default()
         };
+        let commits = settings.commits_bytes / COMMIT_UNIT_BYTES;
         Self {
             objects,
+            commits: Arc::new(Semaphore::new(commits.max(1))),
             settings: Arc::new(settings),
             cache: Arc::new(MokaCache::new_with_opts(options)),
             merges: Arc::new(Semaphore::new(limits::STATE_MERGES_CONCURRENT_MAX)),
@@ -116,6 +126,7 @@ impl SlateStore {
     async fn open_partition(self, id: StoreId) -> Result<Box<dyn PartitionStore>, StateError> {
         let gate = Gate::new(Arc::clone(&self.objects));
         let path = Path::from(format!("state/{id}"));
+        peek::check_format(&path, &gate).await?;
         let cache_scope = xxh3_64(path.as_ref().as_bytes());
         let opening = slatedb::Db::builder(path.clone(), Arc::new(gate.clone()))
             .with_settings(database_settings())

@@ -63,6 +63,7 @@ pub(super) fn lock(folder: &Path) -> Result<File, LogError> {
 /// [`LogError::Corrupt`], [`LogError::Unavailable`].
 pub(super) fn open_store(folder: &Path) -> Result<(Database, Keyspace), LogError> {
     check_format(folder)?;
+    mark_format(folder)?;
     let path = folder.join(STORE_FOLDER);
     let exists = path
         .try_exists()
@@ -79,15 +80,24 @@ fn with_folder(folder: &Path, error: &fjall::Error) -> LogError {
     store_error(&format!("opening the log in {}", folder.display()), error)
 }
 
-/// Refuses what a newer foldhost wrote; marks a new folder.
-fn check_format(folder: &Path) -> Result<(), LogError> {
+/// Marks a folder that has no format yet.
+fn mark_format(folder: &Path) -> Result<(), LogError> {
+    let path = folder.join(FORMAT_FILE);
+    if path.exists() {
+        return Ok(());
+    }
+    write_format(folder).map_err(|error| io_error(&format!("writing {}", path.display()), &error))
+}
+
+/// Refuses what a newer foldhost wrote. Writes nothing.
+///
+/// # Errors
+/// [`LogError::Rejected`], [`LogError::Corrupt`].
+pub(super) fn check_format(folder: &Path) -> Result<(), LogError> {
     let path = folder.join(FORMAT_FILE);
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return write_format(folder)
-                .map_err(|error| io_error(&format!("writing {}", path.display()), &error));
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(io_error(&format!("reading {}", path.display()), &error)),
     };
     let version = text

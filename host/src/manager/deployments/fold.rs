@@ -120,7 +120,7 @@ impl Deployments {
             return Ok(self.create(asked, request));
         };
         if decided.serving.deployment.kind != request.kind {
-            return Err(name_taken(&decided.serving.deployment, &request));
+            return Err(name_taken(&decided.serving.deployment, request.kind));
         }
         if let Some(building) = &decided.building {
             if building.deployment.runs_the_same_as(&request) && !building.is_blocked() {
@@ -472,7 +472,8 @@ fn check_keep(serving: &Deployment, request: &DeployRequested) -> Result<(), Pro
     Ok(())
 }
 
-fn name_taken(serving: &Deployment, request: &DeployRequested) -> Problem {
+/// The name belongs to a plugin of another kind.
+pub(in crate::manager) fn name_taken(serving: &Deployment, new: Kind) -> Problem {
     let word = |kind: Kind| match kind {
         Kind::View => "view",
         Kind::Republisher => "republisher",
@@ -485,7 +486,7 @@ fn name_taken(serving: &Deployment, request: &DeployRequested) -> Problem {
              delete the old one first",
             serving.name,
             word(serving.kind),
-            word(request.kind)
+            word(new)
         ),
     )
 }

@@ -13,13 +13,16 @@ use crate::manager::plugin::Plugin;
 use crate::plugin::PluginCode;
 use crate::types::DeploymentId;
 
+/// Compiled code, or why there is none.
+type Loaded = Result<Arc<dyn PluginCode>, String>;
+
 /// Code that is there, and code that is on its way.
 pub(super) struct Loads {
     plugin: Arc<Plugin>,
     context: Context,
     loaded: BTreeMap<DeploymentId, Arc<dyn PluginCode>>,
     loading: BTreeSet<DeploymentId>,
-    tasks: JoinSet<(DeploymentId, Result<Arc<dyn PluginCode>, String>)>,
+    tasks: JoinSet<(DeploymentId, Loaded)>,
     /// What failed: when it is tried again, and how long the pause was.
     failed: BTreeMap<DeploymentId, (Duration, Duration)>,
 }
@@ -99,7 +102,7 @@ impl Loads {
     }
 }
 
-async fn load(deployment: &Deployment, context: &Context) -> Result<Arc<dyn PluginCode>, String> {
+async fn load(deployment: &Deployment, context: &Context) -> Loaded {
     let component = context
         .objects
         .component(&deployment.digest)

@@ -76,6 +76,12 @@ impl StateBudget {
         self.0.used.get()
     }
 
+    /// Bytes of changes in all partitions that are in no finished commit.
+    #[cfg(test)]
+    pub(super) fn dirty_bytes(&self) -> usize {
+        self.0.dirty.get()
+    }
+
     /// A table of a partition that is about to be opened.
     pub(in crate::partition) fn open_table(&self) -> Arc<SharedTable> {
         let table = Arc::new(SharedTable {

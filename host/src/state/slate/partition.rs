@@ -10,6 +10,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -20,11 +21,11 @@ use slatedb::config::{
 };
 use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
 use tokio::runtime::Handle;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use super::gate::Gate;
 use super::merge::Upkeep;
-use super::{SlateSettings, SlateStore, fault, no_answer, on};
+use super::{COMMIT_UNIT_BYTES, SlateSettings, SlateStore, fault, no_answer, on};
 use crate::limits;
 use crate::state::checkpoint::{
     decode_checkpoint, decode_state, encode_checkpoint, encode_state, encoded_state_bytes,
@@ -33,6 +34,8 @@ use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError, Sto
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
 const STATE_PREFIX: u8 = 0x01;
+/// What SlateDB holds of an entry while it is written, beside key and state.
+const WRITTEN_ENTRY_BYTES: usize = 400;
 /// Bytes that a scan reads at once.
 pub(super) const SCAN_READ_BYTES: usize = 64 * 1024;
 
@@ -51,6 +54,12 @@ struct Open {
     upkeep: Upkeep,
     writing: Mutex<Writing>,
     maintaining: Mutex<()>,
+    /// Memory for commits that are being written, shared by all stores of the host.
+    commits: Arc<Semaphore>,
+    /// Its permits.
+    commits_max: usize,
+    /// Unmerged commits that reads looked into since the last merge, one by one.
+    looks: AtomicUsize,
 }
 
 /// What the one who writes has to know.
@@ -78,6 +87,7 @@ impl SlatePartition {
             settings,
             runtime,
             merges,
+            commits: commit_memory,
             ..
         } = host;
         let upkeep = Upkeep::new(path, gate.clone(), Arc::clone(&settings), merges);
@@ -92,10 +102,13 @@ impl SlatePartition {
             id,
             db,
             gate,
-            settings,
             upkeep,
             writing,
             maintaining,
+            commits_max: (settings.commits_bytes / COMMIT_UNIT_BYTES).max(1),
+            settings,
+            commits: commit_memory,
+            looks: AtomicUsize::new(0),
         });
         Self { open, runtime }
     }
@@ -190,6 +203,8 @@ impl Open {
         keys: Vec<Bytes>,
         bytes_max: usize,
     ) -> Result<Vec<Option<KeyState>>, StateError> {
+        self.looks
+            .fetch_add(keys.len() * self.unmerged_commits(), Atomic::Relaxed);
         let mut found = Vec::with_capacity(keys.len());
         let reads = keys
             .into_iter()
@@ -247,6 +262,9 @@ impl Open {
             }
         }
         let mut writing = self.writing.lock().await;
+        let units = (written_bytes(&commit) / COMMIT_UNIT_BYTES).clamp(1, self.commits_max);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        let _memory = self.commits.acquire_many(units).await;
         let batch = batch_of(commit);
         let flush = FlushOptions {
             flush_type: FlushType::MemTable,
@@ -274,7 +292,7 @@ impl Open {
         if !std::mem::take(&mut self.writing.lock().await.changed) {
             return Ok(());
         }
-        if self.unmerged_commits() >= self.settings.merge_commits {
+        if self.is_merge_worth_while() {
             self.merge().await?;
         }
         let mut writing = self.writing.lock().await;
@@ -287,7 +305,21 @@ impl Open {
         Ok(())
     }
 
+    /// Reads look into every commit that is not merged: a merge is worth while once they have cost
+    /// what it will cost, or when there are many.
+    fn is_merge_worth_while(&self) -> bool {
+        let manifest = self.db.manifest();
+        let commits = manifest.l0();
+        let bytes: u64 = commits.iter().map(|commit| commit.estimate_size()).sum();
+        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+        let worth = bytes as f64 * limits::STATE_MERGE_LOOKS_PER_BYTE;
+        #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+        let looks = self.looks.load(Atomic::Relaxed) as f64;
+        commits.len() >= self.settings.merge_commits || (commits.len() > 1 && looks >= worth)
+    }
+
     async fn merge(&self) -> Result<(), StateError> {
+        self.looks.store(0, Atomic::Relaxed);
         self.answered(self.db.refresh_manifest()).await?;
         let merged = self
             .upkeep
@@ -367,6 +399,16 @@ impl Open {
             _ => fault(&self.gate, error),
         }
     }
+}
+
+/// Memory that a commit takes until it is written: as a batch, as a table in order, and as a file.
+fn written_bytes(commit: &Commit) -> usize {
+    let changes = commit.changes.iter();
+    let bytes = changes.map(|(key, state)| {
+        let state = state.as_ref().map_or(0, encoded_state_bytes);
+        WRITTEN_ENTRY_BYTES + 2 * (key.len() + state)
+    });
+    bytes.sum()
 }
 
 /// All states of a commit lie in one allocation, which goes when they are flushed. Not so the keys:

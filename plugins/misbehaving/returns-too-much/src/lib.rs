@@ -1,5 +1,5 @@
 //! Makes a state of 2 MiB of a marked event, twice what its manifest allows, and answers the query
-//! `much` with 8 MiB, twice what it may. Else it keeps the last value of each key.
+//! `much` with 8 MiB, twice what it may. Else it keeps the values of each key, one after the other.
 
 use foldhost_sdk::{Event, NoArguments, Payload, Queries, Query, Raw, Reject, View};
 
@@ -13,17 +13,19 @@ impl View for TooMuch {
     type Event = Raw;
 
     fn fold(state: &mut Option<Raw>, event: &Event<Raw>) -> Result<(), Reject> {
-        *state = match event.value() {
-            Some(_) if counting::is_poison(event) => Some(Raw(vec![b'x'; STATE_BYTES])),
-            value => value.cloned(),
-        };
+        let text = &mut state.get_or_insert_default().0;
+        match event.value() {
+            Some(_) if counting::is_poison(event) => text.resize(text.len() + STATE_BYTES, b'x'),
+            Some(value) => text.extend_from_slice(&value.0),
+            None => {}
+        }
         Ok(())
     }
 }
 
 impl Query for TooMuch {
     fn queries(on: &mut Queries<Self>) {
-        on.default("The last value")
+        on.default("The values so far")
             .answer_raw(|question, NoArguments {}| {
                 Ok(Payload::new("text/plain", question.state()?.0.clone()))
             });
@@ -52,6 +54,7 @@ mod tests {
             ANSWER_BYTES
         );
         driver.send(Record::raw("a", "poison")).unwrap();
-        assert_eq!(driver.state_bytes("a").map(<[u8]>::len), Some(STATE_BYTES));
+        let bytes = driver.state_bytes("a").map(<[u8]>::len);
+        assert_eq!(bytes, Some("little".len() + STATE_BYTES));
     }
 }
