@@ -88,6 +88,7 @@ impl Node {
         let settings = SlateSettings {
             block_cache_bytes: plan.block_cache_bytes as u64,
             commits_bytes: plan.commits_bytes,
+            folder: objects.folder().map(Into::into),
             conditional_updates: objects.conditional_updates(),
             ..SlateSettings::default()
         };

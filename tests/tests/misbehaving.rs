@@ -101,10 +101,13 @@ impl Bed {
     }
 
     fn expect_count(&self, name: &str, key_number: usize, count: usize) -> Result<()> {
-        let reply = self.client.ask(name, &key(key_number), "")?;
-        let reply = reply.expect_status(200)?;
-        ensure!(reply.json()?["count"] == count, "not {count}: {reply:?}");
-        Ok(())
+        // What was appended a moment ago may not have been read yet.
+        wait_until_ok(GENEROUS, "the count", || {
+            let reply = self.client.ask(name, &key(key_number), "")?;
+            let reply = reply.expect_status(200)?;
+            ensure!(reply.json()?["count"] == count, "not {count}: {reply:?}");
+            Ok(())
+        })
     }
 
     fn expect_memory(&mut self) -> Result<()> {

@@ -211,7 +211,8 @@ fn states_that_cannot_be_kept() -> Result<()> {
     keep(two.clone(), "&topic=flights=other")?
         .expect_problem(409, "inputs-changed")?
         .expect_words(&["flights", "other"])?;
-    let partitioner = inputs("[{ name = \"flights\", partitioner = \"crc32\" }]")?;
+    let partitioner =
+        inputs("[{ name = \"flights\", topic = \"flights\", partitioner = \"crc32\" }]")?;
     keep(partitioner, "")?.expect_problem(409, "inputs-changed")?;
     // A migration that does not read this schema is refused by the plugin, at once.
     let foreign = wasm::with_field(&prebuilt_plugin("latest")?, "inputs", "[\"flights\"]")?;

@@ -28,6 +28,8 @@ pub(super) struct Shared {
     pub(super) store: OnceLock<Arc<dyn PartitionStore>>,
     pub(super) block: Mutex<Option<Blocked>>,
     pub(super) block_requested: Notify,
+    pub(super) commit_requested: Notify,
+    pub(super) committed: watch::Sender<Offset>,
     /// What the worker is told.
     pub(super) control: watch::Sender<Control>,
     /// The code that folds and answers now.
@@ -59,6 +61,8 @@ impl PartitionHandle {
                 store: OnceLock::new(),
                 block: Mutex::new(None),
                 block_requested: Notify::new(),
+                commit_requested: Notify::new(),
+                committed: watch::Sender::new(Offset(0)),
                 control: watch::Sender::new(control),
                 in_use,
             }),
@@ -167,6 +171,15 @@ impl PartitionHandle {
     pub async fn wait_folded(&self, offset: Offset, within: Duration) -> bool {
         let mut next = self.shared.next.subscribe();
         let reached = next.wait_for(|next| *next > offset);
+        matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
+    }
+
+    /// Has everything committed that is folded now; `false` if that takes longer than `within`.
+    pub async fn commit_now(&self, within: Duration) -> bool {
+        let folded = self.shared.status.read().next;
+        self.shared.commit_requested.notify_one();
+        let mut committed = self.shared.committed.subscribe();
+        let reached = committed.wait_for(|committed| *committed >= folded);
         matches!(tokio::time::timeout(within, reached).await, Ok(Ok(_)))
     }
 

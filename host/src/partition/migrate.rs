@@ -34,6 +34,12 @@ pub(super) async fn migrate(
     store: &dyn PartitionStore,
     from: &MigrateFrom,
 ) -> Result<Migrated, OpenError> {
+    if let Some(old) = &from.folded_by
+        && !old.commit_now(limits::REVOKE_COMMIT_MAX).await
+    {
+        // What it has not committed is folded by the new code instead.
+        tracing::warn!(partition = %from.store, "it does not commit; migrating its last commit");
+    }
     let Some(snapshot) = ports.states.snapshot(&from.store).await? else {
         return Ok(Migrated::Nothing);
     };

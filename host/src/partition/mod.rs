@@ -56,10 +56,12 @@ pub struct PartitionSpec {
 }
 
 /// States of another generation that are to go through the plugin's `migrate`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MigrateFrom {
     /// Where they are.
     pub store: StoreId,
+    /// Who folds them, if it is this host.
+    pub folded_by: Option<PartitionHandle>,
     /// Schema that they are written in.
     pub schema: String,
 }

@@ -110,6 +110,8 @@ struct Worker {
     frozen: bool,
     skips: Arc<Skips>,
     rate: Rate,
+    /// Whether somebody waits for a commit, or nothing will follow soon.
+    is_commit_wanted: bool,
 }
 
 enum Event {
@@ -117,6 +119,7 @@ enum Event {
     Control,
     Committed(Result<Commit, StateError>),
     Block,
+    CommitWanted,
     CommitDue,
     Retry,
     Refresh,
@@ -149,6 +152,7 @@ impl Worker {
             frozen: false,
             skips: Arc::default(),
             rate: Rate::new(now),
+            is_commit_wanted: false,
             store: opened.store,
             reader,
             source: opened.source,
@@ -178,6 +182,11 @@ impl Worker {
             status.gaps = worker.checkpoint.gaps;
             status.topic_id = worker.checkpoint.topic_id;
         });
+        worker
+            .handle
+            .shared
+            .committed
+            .send_replace(worker.committed);
         let (store, gaps) = (&worker.handle.spec().store, worker.checkpoint.gaps);
         worker.ports.metrics.degraded(store, false);
         worker.ports.metrics.gaps(store, gaps);
@@ -205,6 +214,7 @@ impl Worker {
                 Event::Committed(Err(StateError::Fenced(by))) => return Exit::Fenced(by),
                 Event::Committed(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::Block => self.block_requested(),
+                Event::CommitWanted => self.is_commit_wanted = true,
                 Event::CommitDue => self.start_commit(),
                 Event::Retry => self.retry_at = None,
                 Event::Refresh => self.refresh_end().await,
@@ -247,6 +257,7 @@ impl Worker {
                 Event::Committed(ended)
             }
             () = handle.shared.block_requested.notified() => Event::Block,
+            () = handle.shared.commit_requested.notified() => Event::CommitWanted,
             () = tokio::time::sleep(commit_due.unwrap_or_default()), if commit_due.is_some() => {
                 Event::CommitDue
             }
@@ -553,6 +564,9 @@ impl Worker {
             return None;
         }
         let live = self.handle.shared.status.read().phase == Phase::Live;
+        if self.is_commit_wanted {
+            return Some(Duration::ZERO);
+        }
         let due = self.schedule.due_in(now, live);
         Some(if self.is_full() { Duration::ZERO } else { due })
     }
@@ -567,6 +581,7 @@ impl Worker {
             changes,
             checkpoint: self.checkpoint.clone(),
         };
+        self.is_commit_wanted = false;
         self.schedule.started(self.ports.clock.elapsed());
         self.commit = Some(InFlight::start(
             commit,
@@ -594,6 +609,7 @@ impl Worker {
             status.committed = committed;
             status.commit_error = None;
         });
+        self.handle.shared.committed.send_replace(committed);
         if commit.checkpoint.deployment == self.checkpoint.deployment {
             self.succeed();
         }

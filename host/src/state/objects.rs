@@ -133,6 +133,8 @@ impl ObjectsError {
 pub struct Objects {
     store: Arc<dyn ObjectStore>,
     location: Arc<str>,
+    /// Where it is, if it is a folder.
+    folder: Option<PathBuf>,
     conditional_updates: bool,
     clock: Clock,
 }
@@ -157,22 +159,31 @@ impl Objects {
             location: location.to_owned(),
             reason,
         };
-        let (store, conditional_updates): (Arc<dyn ObjectStore>, bool) =
-            match location.split_once("://") {
-                Some(("memory", _)) => (Arc::new(InMemory::new()), true),
-                Some(("s3", rest)) => (open_s3(location, rest).map_err(invalid)?, true),
-                Some(("file", path)) if path.starts_with('/') => (open_folder(path)?, false),
-                Some(("file", _)) => return Err(invalid("the path is not absolute".to_owned())),
-                Some((scheme, _)) => return Err(invalid(format!("'{scheme}' is not known"))),
-                None if location.is_empty() => return Err(invalid("it is empty".to_owned())),
-                None => (open_folder(location)?, false),
-            };
+        let mut folder: Option<PathBuf> = None;
+        let store: Arc<dyn ObjectStore> = match location.split_once("://") {
+            Some(("memory", _)) => Arc::new(InMemory::new()),
+            Some(("s3", rest)) => open_s3(location, rest).map_err(invalid)?,
+            Some(("file", path)) if path.starts_with('/') => {
+                open_folder(folder.insert(path.into()))?
+            }
+            Some(("file", _)) => return Err(invalid("the path is not absolute".to_owned())),
+            Some((scheme, _)) => return Err(invalid(format!("'{scheme}' is not known"))),
+            None if location.is_empty() => return Err(invalid("it is empty".to_owned())),
+            None => open_folder(folder.insert(location.into()))?,
+        };
         Ok(Self {
             store,
             location: Arc::from(location),
-            conditional_updates,
+            conditional_updates: folder.is_none(),
+            folder,
             clock,
         })
+    }
+
+    /// Where it is, if it is a folder of this machine.
+    #[must_use]
+    pub fn folder(&self) -> Option<&std::path::Path> {
+        self.folder.as_deref()
     }
 
     /// The store itself, for the adapter of the states.
@@ -390,14 +401,13 @@ fn is_unwritable(kind: io::ErrorKind) -> bool {
     )
 }
 
-fn open_folder(path: &str) -> Result<Arc<dyn ObjectStore>, ObjectsError> {
-    let folder = PathBuf::from(path);
+fn open_folder(folder: &std::path::Path) -> Result<Arc<dyn ObjectStore>, ObjectsError> {
     let not_writable = |reason: String| ObjectsError::NotWritable {
-        location: path.to_owned(),
+        location: folder.display().to_string(),
         reason,
     };
-    std::fs::create_dir_all(&folder).map_err(|error| not_writable(error.to_string()))?;
-    let store = LocalFileSystem::new_with_prefix(&folder)
+    std::fs::create_dir_all(folder).map_err(|error| not_writable(error.to_string()))?;
+    let store = LocalFileSystem::new_with_prefix(folder)
         .map_err(|error| not_writable(error.to_string()))?
         .with_fsync(true)
         .with_automatic_cleanup(true);

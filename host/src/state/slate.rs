@@ -9,6 +9,7 @@
 //! that the store was given, whichever runtime calls.
 
 mod gate;
+mod leftovers;
 mod merge;
 mod partition;
 mod peek;
@@ -17,6 +18,8 @@ mod snapshot;
 mod tests;
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +32,8 @@ use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
 use slatedb::{BlockCachePolicy, CacheTarget, CloseReason, ErrorKind, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+use tokio_util::task::AbortOnDropHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::gate::Gate;
@@ -56,6 +61,8 @@ pub struct SlateSettings {
     pub block_cache_bytes: u64,
     /// Bytes that commits of all databases may hold while they are written; others wait.
     pub commits_bytes: usize,
+    /// Where the object store is, if it is a folder: what a killed process was writing lies there.
+    pub folder: Option<PathBuf>,
     /// Whether the object store can replace an object conditionally; see
     /// [`Objects::conditional_updates`](super::objects::Objects::conditional_updates).
     pub conditional_updates: bool,
@@ -74,6 +81,7 @@ impl Default for SlateSettings {
         Self {
             block_cache_bytes: limits::STATE_BLOCK_CACHE_BYTES_MIN as u64,
             commits_bytes: limits::STATE_COMMITS_BYTES_MIN,
+            folder: None,
             conditional_updates: true,
             merge_commits: limits::STATE_MERGE_COMMITS,
             collect_commits: limits::STATE_COLLECT_COMMITS,
@@ -127,6 +135,8 @@ impl SlateStore {
         let gate = Gate::new(Arc::clone(&self.objects));
         let path = Path::from(format!("state/{id}"));
         peek::check_format(&path, &gate).await?;
+        self.remove_leftovers(&path, leftovers::remove_staged)
+            .await?;
         let cache_scope = xxh3_64(path.as_ref().as_bytes());
         let opening = slatedb::Db::builder(path.clone(), Arc::new(gate.clone()))
             .with_settings(database_settings())
@@ -203,14 +213,33 @@ impl SlateStore {
                 }
             }
         }
-        Ok(())
+        drop(deleted);
+        self.remove_leftovers(&prefix, leftovers::remove_folder)
+            .await
+    }
+
+    /// Removes what no object store lists, where it is a folder.
+    async fn remove_leftovers(
+        &self,
+        path: &Path,
+        remove: fn(&std::path::Path) -> io::Result<()>,
+    ) -> Result<(), StateError> {
+        let Some(folder) = &self.settings.folder else {
+            return Ok(());
+        };
+        let folder = folder.join(path.as_ref());
+        let removed = tokio::task::spawn_blocking(move || remove(&folder)).await;
+        let removed = removed.map_err(|error| StateError::Unavailable(error.to_string()))?;
+        removed.map_err(|error| StateError::Unavailable(error.to_string()))
     }
 }
 
 #[async_trait]
 impl StateStore for SlateStore {
     async fn open(&self, id: &StoreId) -> Result<Box<dyn PartitionStore>, StateError> {
-        on(&self.runtime, self.clone().open_partition(id.clone())).await
+        let opening = self.clone().open_partition(id.clone());
+        // One that nobody waits for any more must not fence whoever comes next.
+        answer(AbortOnDropHandle::new(self.runtime.spawn(opening)).await)
     }
 
     async fn snapshot(&self, id: &StoreId) -> Result<Option<Box<dyn StateSnapshot>>, StateError> {
@@ -258,7 +287,11 @@ async fn on<T: Send + 'static>(
     runtime: &Handle,
     work: impl Future<Output = Result<T, StateError>> + Send + 'static,
 ) -> Result<T, StateError> {
-    match runtime.spawn(work).await {
+    answer(runtime.spawn(work).await)
+}
+
+fn answer<T>(joined: Result<Result<T, StateError>, JoinError>) -> Result<T, StateError> {
+    match joined {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(StateError::Unavailable("the host is stopping".to_owned())),

@@ -188,6 +188,10 @@ impl Running {
             Origin::Log => None,
             Origin::Migrated { from, schema } => Some(MigrateFrom {
                 store: store(*from),
+                folded_by: self
+                    .slots
+                    .get(&(*from, partition))
+                    .map(|slot| slot.handle.clone()),
                 schema: schema.clone(),
             }),
         };

@@ -6,6 +6,20 @@ fn control(deployment: u64, code: &Arc<Counter>) -> Control {
     Control::new(code_of(deployment, code.clone()))
 }
 
+/// What abandoned the store in the middle of opening it may still fence the next once: it tries again.
+async fn live(start: impl Fn() -> Running) -> Running {
+    loop {
+        let mut running = start();
+        tokio::select! {
+            _ = wait_until(&running.0, |status| status.phase == Phase::Live) => return running,
+            exit = &mut running.2 => match exit.unwrap() {
+                Exit::Fenced(_) => {}
+                other => panic!("{other:?}"),
+            },
+        }
+    }
+}
+
 async fn stopped(running: Running) {
     running.1.send_replace(Stop::Clean);
     assert_eq!(running.2.await.unwrap(), Exit::Stopped);
@@ -56,7 +70,7 @@ async fn swaps_among_crashes_lose_nothing_and_double_nothing() {
     for _ in 0..12 {
         let code = Counter::of(&[deployment], true);
         let control = control(u64::from(deployment), &code);
-        let running = world.start_with(1, None, control);
+        let running = live(|| world.start_with(1, None, control.clone())).await;
         let events = random.random_range(20..200);
         world.append((0..events).map(|key| key % 7), b"").await;
         appended += u64::from(events);
@@ -174,6 +188,7 @@ async fn a_paused_partition_answers_and_folds_nothing() {
 fn migrated_from(schema: &str) -> Option<MigrateFrom> {
     Some(MigrateFrom {
         store: store(1),
+        folded_by: None,
         schema: schema.to_owned(),
     })
 }
@@ -203,9 +218,8 @@ async fn every_state_is_migrated_once_however_often_it_begins_again() {
     };
     let gone = world.log.append(&topic, vec![tombstone]).await.unwrap()[0].1;
     wait_until(&old.0, |status| status.committed > gone).await;
-    let new = world.start_with(2, migrated_from("count/1"), control(2, &world.code));
-    let status = wait_until(&new.0, |status| status.phase == Phase::Live).await;
-    assert_eq!(status.folds_from, gone.next());
+    let new = live(|| world.start_with(2, migrated_from("count/1"), control(2, &world.code))).await;
+    assert_eq!(new.0.status().folds_from, gone.next());
     let last = world.append([1, 2], b"").await;
     assert!(new.0.wait_folded(last, PLENTY).await);
     let found = new.0.scan(b"key-", None, 20_000).await.unwrap();

@@ -23,6 +23,8 @@ impl Worker {
         self.frozen = frozen;
         if self.paused != paused {
             self.paused = paused;
+            // What was answered before is answered after a restart too.
+            self.is_commit_wanted |= paused;
             tracing::info!(partition = %self.handle.spec().store, paused, "told so");
         }
         let blocked_at = self
