@@ -32,7 +32,23 @@ pub(super) async fn pause(
     principal: &str,
 ) -> Result<(), Problem> {
     let verdict = decide(manager, principal, Request::Pause(name.clone(), paused)).await?;
-    accepted(verdict).map(|_| ())
+    accepted(verdict)?;
+    if !paused {
+        return Ok(());
+    }
+    // Workers hear of it between two batches: whoever is told that it stands still can rely on it here.
+    let stands_still = async {
+        loop {
+            let plugin = manager.plugins.read().get(name).cloned();
+            if plugin.is_none_or(|plugin| plugin.stands_still()) {
+                return;
+            }
+            tokio::time::sleep(limits::ALIGN_INTERVAL).await;
+        }
+    };
+    // One that is still being opened folds nothing either before it has heard.
+    let _ = tokio::time::timeout(limits::WAIT_DEFAULT, stands_still).await;
+    Ok(())
 }
 
 /// See [`super::Manager::skip`].

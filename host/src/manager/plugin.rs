@@ -199,6 +199,13 @@ impl Plugin {
         }
     }
 
+    /// Whether nothing is folded here.
+    pub(super) fn stands_still(&self) -> bool {
+        let state = self.state.read();
+        let mut phases = state.open.values().map(|handle| handle.status().phase);
+        phases.all(|phase| matches!(phase, Phase::Paused | Phase::Blocked))
+    }
+
     /// Whether a partition that is this host's is not open in a generation.
     fn missing(
         &self,
