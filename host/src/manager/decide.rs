@@ -59,6 +59,17 @@ pub(super) async fn skip(
     reason: String,
     principal: &str,
 ) -> Result<u64, Problem> {
+    // Who sees a partition blocked on this host may be faster than the report of it.
+    let is_told = async {
+        loop {
+            let plugin = manager.plugins.read().get(name).cloned();
+            if plugin.is_none_or(|plugin| plugin.knows_blocked(&at)) {
+                return;
+            }
+            tokio::time::sleep(limits::ALIGN_INTERVAL).await;
+        }
+    };
+    let _ = tokio::time::timeout(limits::WAIT_DEFAULT, is_told).await;
     let request = Request::Skip(name.clone(), at, reason);
     match accepted(decide(manager, principal, request).await?)? {
         Verdict::Skipped(number) => Ok(number),

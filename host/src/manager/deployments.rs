@@ -251,6 +251,19 @@ impl Decided {
         partitions.max().unwrap_or(1)
     }
 
+    /// Whether an owner has said that a partition is blocked at a record.
+    #[must_use]
+    pub fn is_blocked_at(&self, at: &RecordPosition) -> bool {
+        let mut reports = self.generations().flat_map(|it| it.reports.values());
+        reports.any(|report| match report {
+            Report::Blocked(BlockedReport {
+                at: Some((blocked_at, _)),
+                ..
+            }) => blocked_at == at,
+            _ => false,
+        })
+    }
+
     /// The deployment that answered before the present one.
     #[must_use]
     pub fn previous(&self) -> Option<&Arc<Deployment>> {

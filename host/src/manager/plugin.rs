@@ -15,7 +15,7 @@ use super::deployments::{Decided, Deployment};
 use super::instances::QueryPool;
 use crate::partition::{CodeInUse, PartitionHandle, Phase};
 use crate::plugin::{CallError, Capabilities, Kind, Payload, PluginCode, QueryError, Question};
-use crate::types::{DeploymentId, GenerationId, Partition, PluginName};
+use crate::types::{DeploymentId, GenerationId, Partition, PluginName, RecordPosition};
 
 /// A plugin on this host.
 #[derive(Debug)]
@@ -204,6 +204,16 @@ impl Plugin {
         let state = self.state.read();
         let mut phases = state.open.values().map(|handle| handle.status().phase);
         phases.all(|phase| matches!(phase, Phase::Paused | Phase::Blocked))
+    }
+
+    /// Whether the cluster knows of a partition here that is blocked at a record, or none is.
+    pub(super) fn knows_blocked(&self, at: &RecordPosition) -> bool {
+        let is_blocked_here = {
+            let state = self.state.read();
+            let mut blocked = state.open.values().filter_map(|it| it.status().blocked);
+            blocked.any(|blocked| blocked.at.as_ref() == Some(at))
+        };
+        !is_blocked_here || self.decided().is_blocked_at(at)
     }
 
     /// Whether a partition that is this host's is not open in a generation.

@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 use super::PartitionHandle;
 use crate::clock::Clock;
 use crate::limits;
-use crate::state::{Commit, PartitionStore, StateError};
+use crate::log::Log;
+use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
 use crate::types::Offset;
 
 /// Decides when the next commit is due. A commit costs more than a fold, so while catching up there
@@ -80,10 +81,18 @@ impl InFlight {
         commit: Commit,
         store: Arc<dyn PartitionStore>,
         handle: PartitionHandle,
+        log: Arc<dyn Log>,
         clock: Clock,
     ) -> Self {
         let next = commit.checkpoint.next;
         let task = tokio::spawn(async move {
+            if !commit.changes.is_empty() && is_replaced(&*log, &handle, &commit.checkpoint).await {
+                return Err(StateError::Unavailable(format!(
+                    "topic '{}' was replaced while it was read; what was folded since the last commit is \
+                     dropped",
+                    handle.spec().input.topic
+                )));
+            }
             let mut pause = limits::RETRY_PAUSE_MIN;
             loop {
                 match store.commit(commit.clone()).await {
@@ -118,6 +127,19 @@ impl Drop for InFlight {
         // A later owner fences the store, so an abandoned commit is harmless; not waiting for it is
         // what "lost" means.
         self.task.abort();
+    }
+}
+
+/// Whether what was folded may come from a topic that was created under the name since. All of it was
+/// read before this is asked, so an identity that is still the old one says that none of it does. A
+/// log that does not answer gives nothing new to read either.
+async fn is_replaced(log: &dyn Log, handle: &PartitionHandle, checkpoint: &Checkpoint) -> bool {
+    let Some(folded) = checkpoint.topic_id else {
+        return false;
+    };
+    match log.topic(&handle.spec().input.topic).await {
+        Ok(Some(topic)) => topic.id.is_some_and(|now| now != folded),
+        Ok(None) | Err(_) => false,
     }
 }
 

@@ -587,6 +587,7 @@ impl Worker {
             commit,
             self.store.clone(),
             self.handle.clone(),
+            self.ports.log.clone(),
             self.ports.clock.clone(),
         ));
     }
