@@ -179,6 +179,14 @@ fn a_topic_that_is_replaced_stops_the_view_until_it_is_rebuilt() -> Result<()> {
         keys.iter().map(|key| (key.as_str(), Some("1"))).collect();
     broker.produce("replaced-events", &records)?;
     wait_rounds(&host, &client, 1)?;
+    // What is not committed goes with the topic: there is nothing left to fold it from.
+    wait_until_ok(BACK_WITHIN, "everything to be committed", || {
+        let plugin = plugin(&client, "counter")?;
+        for partition in partitions(&plugin)? {
+            ensure!(partition["committed"] == partition["end"], "{plugin}");
+        }
+        Ok(())
+    })?;
 
     broker.delete_topic("replaced-events")?;
     broker.create_topic("replaced-events", 2)?;
