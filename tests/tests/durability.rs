@@ -1,6 +1,11 @@
 //! Acknowledged means durable: the kernel has been asked to sync, and has said that it did, before the
 //! answer leaves; and where it says that it could not, nothing is acknowledged. Shown with `strace`.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
+
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};

@@ -2,6 +2,11 @@
 //! code that `plugins/misbehaving/README.md` documents, the event is named exactly, and nobody else
 //! notices.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
+
 use std::fs;
 
 use anyhow::{Context, Result, ensure};

@@ -2,6 +2,11 @@
 //! retention removes what was not read. Answers go on, nothing is acknowledged that is not kept, and
 //! everything goes on by itself once what failed is back. Longer outages with `tests/run --full`.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +17,7 @@ use foldhost_tests::http::{Client, Reply, number};
 use foldhost_tests::kafka::{self, Broker};
 use foldhost_tests::load::{Load, Plan, Target};
 use foldhost_tests::operate::{
-    count_of, deploy, partitions, plugin, post, settled, version, wait_blocked, wait_serving,
+    count_of, deploy, partitions, plugin, settled, version, wait_blocked, wait_serving,
 };
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
 use foldhost_tests::small_disk::SmallDisk;

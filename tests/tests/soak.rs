@@ -2,6 +2,11 @@
 //! again and again, `kill -9` now and then. At the end every count is exact, and memory has not grown.
 //! One minute; `FOLDHOST_SOAK_MINUTES=30` for a long one.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
+
 use std::fmt;
 use std::time::Duration;
 
