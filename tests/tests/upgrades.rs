@@ -2,6 +2,11 @@
 //! one, while questions are asked and events keep coming; what is told of a build; builds that are never
 //! promoted; the command line of all this. The whole year with `tests/run --full`, else January.
 
+#![allow(
+    clippy::print_stderr,
+    reason = "figures for whoever runs it with --nocapture"
+)]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -83,7 +88,7 @@ impl Upgraded {
 
     fn finish(self) -> Result<()> {
         let report = self.load.finish().context(self.name)?;
-        println!("{}: {report}", self.name);
+        eprintln!("{}: {report}", self.name);
         report.expect_order(&self.order)?;
         let keys = report.codes.len();
         for code in &self.order {
