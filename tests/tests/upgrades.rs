@@ -58,9 +58,12 @@ impl Upgraded {
     fn new(client: &Client, target: &Target, name: &'static str, plan: Plan) -> Result<Self> {
         let first = plugin(client, name)?;
         let wasm = prebuilt_plugin(name)?;
+        let load = Load::start(target, &plan);
+        // The first code, too, answers about every key before the next comes.
+        load.wait_round(GENEROUS)?;
         Ok(Self {
             name,
-            load: Load::start(target, &plan),
+            load,
             order: vec![code(count_of(&first, "generation")?, &wasm)],
         })
     }
