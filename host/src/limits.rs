@@ -133,6 +133,8 @@ pub const STATE_UNMERGED_COMMITS_MAX: usize = 128;
 pub const STATE_MERGE_MAX: Duration = Duration::from_secs(60);
 /// Merges that run at the same time in a host; the others wait.
 pub const STATE_MERGES_CONCURRENT_MAX: usize = 2;
+/// Largest file that a merge writes: it is in memory until it is written.
+pub const STATE_RUN_FILE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes that a merge reads ahead from each of the files it merges.
 pub const STATE_MERGE_READ_BYTES: usize = 256 * 1024;
 /// Commits of one store between two collections of what is no longer referenced.

@@ -12,8 +12,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 // A reference to an array is the thin pointer that jemalloc declares.
 #[allow(unsafe_code, reason = "it is found by its name")]
 #[unsafe(export_name = "malloc_conf")]
-static SETTINGS: &[u8; 60] =
-    b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+static SETTINGS: &[u8; 60] = b"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
     foldhost::cli::main()

@@ -18,6 +18,8 @@ pub struct MemoryPlan {
     pub dirty_states_bytes: usize,
     /// Commits that are being written: each changed state as a batch, in order, and in the store's file.
     pub commits_bytes: usize,
+    /// Merges of the stores' files: what they read ahead, and the files that they write.
+    pub merges_bytes: usize,
     /// Blocks, indexes and filters of the stores.
     pub block_cache_bytes: usize,
     /// Records that wait in front of the workers.
@@ -45,6 +47,9 @@ impl MemoryPlan {
             states_bytes,
             dirty_states_bytes,
             commits_bytes: dirty_states_bytes.max(limits::STATE_COMMITS_BYTES_MIN),
+            merges_bytes: limits::STATE_MERGES_CONCURRENT_MAX
+                * (limits::STATE_RUN_FILE_BYTES_MAX
+                    + limits::STATE_MERGE_COMMITS * limits::STATE_MERGE_READ_BYTES),
             block_cache_bytes: (states_bytes / 4).clamp(
                 limits::STATE_BLOCK_CACHE_BYTES_MIN,
                 limits::STATE_BLOCK_CACHE_BYTES_MAX,
@@ -60,10 +65,11 @@ impl MemoryPlan {
 
     /// Name and bytes of each part that adds up to the whole.
     #[must_use]
-    pub fn parts(&self) -> [(&'static str, usize); 6] {
+    pub fn parts(&self) -> [(&'static str, usize); 7] {
         [
             ("states", self.states_bytes),
             ("commits", self.commits_bytes),
+            ("merges", self.merges_bytes),
             ("block-cache", self.block_cache_bytes),
             ("reader-queues", self.reader_queues_bytes),
             ("log", self.log_bytes),

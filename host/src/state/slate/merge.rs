@@ -34,7 +34,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 /// A merge that a killed host left behind is taken over after this.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
-const RUN_FILE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Merges and collects one database.
 pub(super) struct Upkeep {
@@ -135,7 +134,7 @@ impl Upkeep {
                 max_concurrent_compactions: 1,
                 compactions_poll_interval: POLL_INTERVAL,
                 heartbeat_interval: HEARTBEAT_INTERVAL,
-                max_sst_size: RUN_FILE_BYTES_MAX,
+                max_sst_size: limits::STATE_RUN_FILE_BYTES_MAX,
                 bytes_to_fetch: limits::STATE_MERGE_READ_BYTES,
                 max_fetch_tasks: 1,
                 // One merge never takes more than one core.
