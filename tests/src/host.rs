@@ -70,6 +70,11 @@ impl Start {
         self
     }
 
+    /// The URL that it will listen on, if [`Self::listen`] gave it a port.
+    pub fn url(&self) -> Option<String> {
+        (!self.listen.ends_with(":0")).then(|| format!("http://{}", self.listen))
+    }
+
     /// A configuration file.
     #[must_use]
     pub fn config(mut self, path: &Path) -> Self {

@@ -1,0 +1,137 @@
+//! What the driver is told. `run` builds everything and passes the paths.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+/// Shown with every wrong argument.
+pub(crate) const USAGE: &str = "usage: tests/bench/run [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
+                         [--json FILE] [--results FILE]";
+
+/// Events of one input, as the issue of speed asks.
+const EVENTS: u64 = 4_000_000;
+const EVENTS_QUICK: u64 = 1_000_000;
+const ROUNDS: usize = 3;
+
+/// What this process is.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// The driver.
+    Bench(Args),
+    /// The contestant `limit`, started by the driver.
+    Limit(LimitArgs),
+}
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub(crate) struct Args {
+    /// Whether one short round is enough.
+    pub(crate) quick: bool,
+    /// How often each contestant runs on each input.
+    pub(crate) rounds: usize,
+    /// Events of one input.
+    pub(crate) events: u64,
+    /// Contestants; empty = all.
+    pub(crate) only: Vec<String>,
+    /// Where the medians go.
+    pub(crate) json: Option<PathBuf>,
+    /// Where the report goes.
+    pub(crate) results: PathBuf,
+    /// What Maven built: `kafka-streams/` and `flink/`.
+    pub(crate) jvm: PathBuf,
+    /// The component of `plugins/count-and-last`.
+    pub(crate) component: PathBuf,
+}
+
+/// What the contestant `limit` is told.
+#[derive(Debug)]
+pub(crate) struct LimitArgs {
+    pub(crate) bootstrap: String,
+    pub(crate) topic: String,
+    pub(crate) expect: u64,
+}
+
+impl Args {
+    /// Arguments of this process.
+    ///
+    /// # Errors
+    /// The first that is wrong.
+    pub(crate) fn of_process() -> Result<Command> {
+        let mut words = std::env::args().skip(1).peekable();
+        if words.peek().is_some_and(|word| word == "limit") {
+            words.next();
+            return limit(words).map(Command::Limit);
+        }
+        bench(words).map(Command::Bench)
+    }
+
+    /// Whether a contestant takes part.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+}
+
+fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
+    let mut args = Args {
+        quick: false,
+        rounds: 0,
+        events: 0,
+        only: Vec::new(),
+        json: None,
+        results: PathBuf::from("tests/bench/RESULTS.md"),
+        jvm: PathBuf::new(),
+        component: PathBuf::new(),
+    };
+    while let Some(word) = words.next() {
+        let mut value = || {
+            words
+                .next()
+                .with_context(|| format!("{word} needs a value"))
+        };
+        match word.as_str() {
+            "--quick" => args.quick = true,
+            "--rounds" => args.rounds = number(&value()?)?,
+            "--events" => args.events = number(&value()?)?,
+            "--only" => args.only = value()?.split(',').map(str::to_owned).collect(),
+            "--json" => args.json = Some(value()?.into()),
+            "--results" => args.results = value()?.into(),
+            "--jvm" => args.jvm = value()?.into(),
+            "--component" => args.component = value()?.into(),
+            _ => bail!("unknown argument {word}"),
+        }
+    }
+    if args.rounds == 0 {
+        args.rounds = if args.quick { 1 } else { ROUNDS };
+    }
+    if args.events == 0 {
+        args.events = if args.quick { EVENTS_QUICK } else { EVENTS };
+    }
+    Ok(args)
+}
+
+fn limit(mut words: impl Iterator<Item = String>) -> Result<LimitArgs> {
+    let (mut bootstrap, mut topic, mut expect) = (None, None, None);
+    while let Some(word) = words.next() {
+        let value = words
+            .next()
+            .with_context(|| format!("{word} needs a value"))?;
+        match word.as_str() {
+            "--bootstrap" => bootstrap = Some(value),
+            "--topic" => topic = Some(value),
+            "--expect" => expect = Some(number(&value)?),
+            _ => bail!("unknown argument {word}"),
+        }
+    }
+    Ok(LimitArgs {
+        bootstrap: bootstrap.context("--bootstrap is missing")?,
+        topic: topic.context("--topic is missing")?,
+        expect: expect.context("--expect is missing")?,
+    })
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T> {
+    match text.replace('_', "").parse() {
+        Ok(number) => Ok(number),
+        Err(_) => bail!("'{text}' is not a number"),
+    }
+}

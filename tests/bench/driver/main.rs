@@ -1,0 +1,59 @@
+//! The benchmark's driver, started by `tests/bench/run`: a real broker, the inputs, then every contestant in
+//! turn on the same topics, round after round; each checked, measured from outside, and put into a report.
+//!
+//! Invariant: nothing is reported of a contestant whose final state was not found to be right.
+
+#![allow(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program for the terminal that measures time"
+)]
+
+mod args;
+mod child;
+mod foldhost;
+mod input;
+mod jvm;
+mod limit;
+mod measure;
+mod queries;
+mod report;
+mod rounds;
+mod topic;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use args::{Args, Command};
+
+fn main() -> ExitCode {
+    let done = match Args::of_process() {
+        Ok(Command::Limit(child)) => limit::run(&child),
+        Ok(Command::Bench(args)) => bench(&args),
+        Err(error) => {
+            eprintln!("bench: {error:#}\n{}", args::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Result<()> {
+    let measured = rounds::run(args)?;
+    let text = report::table(args, &measured);
+    println!("{text}");
+    std::fs::write(&args.results, &text)?;
+    if let Some(file) = &args.json {
+        std::fs::write(file, report::medians(&measured).to_string())?;
+    }
+    eprintln!("bench: everything was measured and found correct");
+    Ok(())
+}
