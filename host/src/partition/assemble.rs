@@ -1,8 +1,9 @@
 //! Records of a batch → the columns of one call. Groups events by key, and stops where a record
 //! cannot go into a plugin at all.
 
-use bytes::Bytes;
-use hashbrown::HashMap;
+use std::hash::BuildHasher as _;
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::step::{Poison, States};
 use crate::limits;
@@ -30,6 +31,9 @@ pub(super) struct Assembled {
     pub(super) input: FoldInput,
     /// Per key of the input: offset and timestamp of its last event in this call.
     pub(super) last_events: Vec<(Offset, i64)>,
+    /// Keys of the input by their hash.
+    entities: HashTable<u32>,
+    hasher: DefaultHashBuilder,
 }
 
 impl Assembled {
@@ -46,11 +50,11 @@ impl Assembled {
     ) -> (usize, Option<Poison>) {
         self.input.clear();
         self.last_events.clear();
+        self.entities.clear();
         self.input.partition = source.partition.0;
         if source.headers {
             self.input.headers = Some(HeadersColumn::default());
         }
-        let mut entities: HashMap<&[u8], u32> = HashMap::new();
         let until = batch.len().min(from + events_max);
         for index in from..until {
             let record = batch.get(index);
@@ -67,26 +71,36 @@ impl Assembled {
                     );
                 }
             };
-            let entity = if let Some(entity) = entities.get(key) {
-                *entity
+            let hash = self.hasher.hash_one(key);
+            let entity = if let Some(entity) = self.entity(hash, key) {
+                entity
             } else {
                 let full = self.input.states.items.data.len() >= limits::BATCH_STATE_BYTES_MAX;
                 if full && index > from {
                     return (index - from, None);
                 }
-                let entity = self.push_key(key, states.state(key).as_ref());
-                entities.insert(key, entity);
-                entity
+                self.push_key(hash, key, states.state(key))
             };
             self.push_event(&record, entity);
         }
         (until - from, None)
     }
 
-    fn push_key(&mut self, key: &[u8], state: Option<&Bytes>) -> u32 {
+    fn entity(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        let keys = &self.input.keys;
+        let found = self
+            .entities
+            .find(hash, |entity| keys.get(*entity as usize) == key);
+        found.copied()
+    }
+
+    fn push_key(&mut self, hash: u64, key: &[u8], state: Option<&[u8]>) -> u32 {
         let entity = u32::try_from(self.input.keys.len()).expect("a batch is bounded");
         self.input.keys.push(key);
-        self.input.states.push(state.map(AsRef::as_ref));
+        self.input.states.push(state);
+        let (keys, hasher) = (&self.input.keys, &self.hasher);
+        let hash_of = |entity: &u32| hasher.hash_one(keys.get(*entity as usize));
+        self.entities.insert_unique(hash, entity, hash_of);
         self.last_events.push((Offset(0), 0));
         entity
     }

@@ -69,7 +69,7 @@ impl Schedule {
 /// A commit that is being written.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    task: JoinHandle<Result<Commit, StateError>>,
+    task: JoinHandle<Result<Arc<Commit>, StateError>>,
     /// Position that it commits.
     pub(super) next: Offset,
 }
@@ -78,7 +78,7 @@ impl InFlight {
     /// Starts writing `commit`. A store that does not answer is tried again until it does: the log
     /// is the truth, so nothing is lost meanwhile.
     pub(super) fn start(
-        commit: Commit,
+        commit: Arc<Commit>,
         store: Arc<dyn PartitionStore>,
         handle: PartitionHandle,
         log: Arc<dyn Log>,
@@ -95,7 +95,7 @@ impl InFlight {
             }
             let mut pause = limits::RETRY_PAUSE_MIN;
             loop {
-                match store.commit(commit.clone()).await {
+                match store.commit(Arc::clone(&commit)).await {
                     Ok(()) => break,
                     Err(error) if error.is_transient() => {
                         tracing::warn!(partition = %handle.spec().store, %error, "commit failed, trying again");
@@ -112,7 +112,7 @@ impl InFlight {
     }
 
     /// Waits for its end. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> Result<Commit, StateError> {
+    pub(super) async fn ended(&mut self) -> Result<Arc<Commit>, StateError> {
         match (&mut self.task).await {
             Ok(result) => result,
             Err(error) => Err(StateError::Corrupt(format!(

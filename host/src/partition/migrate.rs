@@ -6,6 +6,7 @@
 //! begins again. The old store is only read.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -98,10 +99,10 @@ async fn migrate_all(
             ..checkpoint.clone()
         };
         store
-            .commit(Commit {
+            .commit(Arc::new(Commit {
                 changes,
                 checkpoint: checkpoint.clone(),
-            })
+            }))
             .await?;
         if is_last {
             return Ok(Migrated::Done(checkpoint));

@@ -82,10 +82,10 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     checkpoint.incomplete = failed.is_some();
     checkpoint.adopt(&code);
     store
-        .commit(Commit {
+        .commit(Arc::new(Commit {
             changes: Vec::new(),
             checkpoint: checkpoint.clone(),
-        })
+        }))
         .await?;
     journal::announce(&*ports.log, spec, checkpoint.epoch).await?;
 

@@ -2,6 +2,7 @@
 //! thing it calls is the plugin, and a plugin that fails is cut down to the one event that fails
 //! alone.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use crate::types::Offset;
 /// States before a batch. Whoever calls the step has loaded those of all its keys.
 pub trait States {
     /// State of a key, if it has one.
-    fn state(&self, key: &[u8]) -> Option<Bytes>;
+    fn state(&self, key: &[u8]) -> Option<&[u8]>;
 }
 
 /// An event that cannot be applied: nothing behind it was folded.
@@ -102,14 +103,25 @@ pub fn step(
     batch: &RecordBatch,
     source: Source,
 ) -> Result<Stepped, StepFault> {
+    COLUMNS.with_borrow_mut(|columns| step_with(columns, slot, states, batch, source))
+}
+
+fn step_with(
+    columns: &mut Assembled,
+    slot: &mut InstanceSlot,
+    states: &dyn States,
+    batch: &RecordBatch,
+    source: Source,
+) -> Result<Stepped, StepFault> {
     let mut stepping = Stepping {
         states,
-        changes: HashMap::new(),
+        changes: Vec::new(),
+        index: HashMap::new(),
     };
-    let mut columns = Assembled::default();
     let mut done = Stepped::default();
     let mut events_max = limits::BATCH_EVENTS_MAX;
     while done.folded < batch.len() && done.poison.is_none() {
+        stepping.index_changes();
         let (events, poison) = columns.fill(batch, done.folded, events_max, &stepping, source);
         if events == 0 {
             done.poison = poison;
@@ -118,7 +130,7 @@ pub fn step(
         match slot.fold(&columns.input) {
             Ok((folded, fuel)) => match folded.rejected.first() {
                 None => {
-                    stepping.apply(&columns, &folded);
+                    stepping.apply(columns, &folded);
                     done.folded += events;
                     done.fuel += fuel;
                     done.poison = poison;
@@ -147,7 +159,7 @@ pub fn step(
             Err(_) => events_max = events.div_ceil(2),
         }
     }
-    done.changes = stepping.into_changes();
+    done.changes = stepping.changes;
     Ok(done)
 }
 
@@ -164,29 +176,48 @@ fn poison_code(fault: &CallError) -> &'static str {
     }
 }
 
+thread_local! {
+    /// Columns of the calls that a thread makes, one after the other: their memory is used again, and there are
+    /// as many as threads that fold, however many partitions.
+    static COLUMNS: RefCell<Assembled> = RefCell::default();
+}
+
 /// States before the batch with the changes of the calls so far on top.
 struct Stepping<'a> {
     states: &'a dyn States,
-    changes: HashMap<Bytes, Option<KeyState>>,
+    /// Each key once.
+    changes: Vec<(Bytes, Option<KeyState>)>,
+    /// Where the changes of earlier calls are. Most batches are one call, and need none of this.
+    index: HashMap<Bytes, usize>,
 }
 
 impl States for Stepping<'_> {
-    fn state(&self, key: &[u8]) -> Option<Bytes> {
-        match self.changes.get(key) {
-            Some(changed) => changed.as_ref().map(|state| state.state.clone()),
+    fn state(&self, key: &[u8]) -> Option<&[u8]> {
+        match self.index.get(key) {
+            Some(at) => self.changes[*at].1.as_ref().map(|state| &*state.state),
             None => self.states.state(key),
         }
     }
 }
 
 impl Stepping<'_> {
+    /// Makes the changes so far what the next call begins with.
+    fn index_changes(&mut self) {
+        for (at, (key, _)) in self.changes.iter().enumerate().skip(self.index.len()) {
+            self.index.insert(key.clone(), at);
+        }
+    }
+
     fn apply(&mut self, columns: &Assembled, folded: &Folded) {
-        for index in 0..columns.input.keys.len() {
+        let input = &columns.input;
+        // One allocation for all keys of the call.
+        let keys = Bytes::copy_from_slice(&input.keys.data);
+        for index in 0..input.keys.len() {
             if folded.states.marks[index] == Mark::Unchanged as u8 {
                 continue;
             }
             let after = folded.states.get(index);
-            if after == columns.input.states.get(index) {
+            if after == input.states.get(index) {
                 continue;
             }
             let (changed_at, changed_at_ms): (Offset, i64) = columns.last_events[index];
@@ -195,12 +226,11 @@ impl Stepping<'_> {
                 changed_at,
                 changed_at_ms,
             });
-            self.changes
-                .insert(Bytes::copy_from_slice(columns.input.keys.get(index)), state);
+            let key = keys.slice(input.keys.range(index));
+            match self.index.get(&key) {
+                Some(at) => self.changes[*at].1 = state,
+                None => self.changes.push((key, state)),
+            }
         }
-    }
-
-    fn into_changes(self) -> Vec<(Bytes, Option<KeyState>)> {
-        self.changes.into_iter().collect()
     }
 }

@@ -17,7 +17,7 @@ mod tests;
 use std::hash::BuildHasher as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 pub(super) use self::budget::SharedTable;
@@ -29,8 +29,8 @@ use crate::state::KeyState;
 const ENTRY_OVERHEAD_BYTES: usize = 128;
 /// Slots of one page.
 const PAGE_SLOTS: usize = 1_024;
-/// Keys and states up to this size are copied rather than shared: a share costs an allocation that
-/// stays, and keeps whatever it was cut out of.
+/// Keys and states up to this size are copied for a commit rather than shared: a share costs an allocation
+/// that stays.
 const COPIED_BYTES_MAX: usize = 1_024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,6 +76,9 @@ pub(super) struct StateTable {
     dirty_bytes: usize,
     frozen_bytes: usize,
     bytes: usize,
+    /// Of `bytes`, and of dirty and frozen ones, what the budget has been told.
+    told_bytes: usize,
+    told_dirty_bytes: usize,
     largest_state_bytes: usize,
     /// Every key that has a state is here: a key that is missing has none.
     complete: bool,
@@ -95,6 +98,8 @@ impl StateTable {
             dirty_bytes: 0,
             frozen_bytes: 0,
             bytes: 0,
+            told_bytes: 0,
+            told_dirty_bytes: 0,
             largest_state_bytes: 0,
             complete,
             budget,
@@ -115,21 +120,42 @@ impl StateTable {
         }
     }
 
-    /// Puts what the store holds for a key that is not here.
-    pub(super) fn load(&mut self, key: &Bytes, state: Option<KeyState>) {
-        debug_assert!(self.find(key).is_none(), "only unknown keys are loaded");
-        self.insert(key, state, Freshness::Clean);
+    /// Whether every key that has a state is here: nobody need ask the store.
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete
     }
 
-    /// Changes the state of a key.
-    pub(super) fn change(&mut self, key: &Bytes, state: Option<KeyState>) {
+    /// Puts what the store holds for keys that are not here.
+    pub(super) fn load_all<'k>(
+        &mut self,
+        states: impl IntoIterator<Item = (&'k Bytes, Option<KeyState>)>,
+    ) {
+        for (key, state) in states {
+            debug_assert!(self.find(key).is_none(), "only unknown keys are loaded");
+            self.insert(key, state, Freshness::Clean);
+        }
+        self.tell_budget();
+    }
+
+    /// Changes states.
+    pub(super) fn change_all(
+        &mut self,
+        changes: impl IntoIterator<Item = (Bytes, Option<KeyState>)>,
+    ) {
+        for (key, state) in changes {
+            self.change(&key, state);
+        }
+        self.tell_budget();
+    }
+
+    fn change(&mut self, key: &[u8], state: Option<KeyState>) {
         let state_bytes = state.as_ref().map_or(0, |state| state.state.len());
         self.largest_state_bytes = self.largest_state_bytes.max(state_bytes);
         let after = entry_bytes(key, state.as_ref());
         let Some(at) = self.find(key) else {
             let at = self.insert(key, state, Freshness::Dirty);
             self.dirty.push(at);
-            self.account_dirty(0, after);
+            self.dirty_bytes += after;
             return;
         };
         let slot = self.slots.get_mut(at);
@@ -137,13 +163,13 @@ impl StateTable {
         slot.state = state;
         *slot.touched.get_mut() = true;
         if slot.freshness == Freshness::Dirty {
-            self.account_dirty(before, after);
+            self.dirty_bytes = self.dirty_bytes + after - before;
         } else {
             slot.freshness = Freshness::Dirty;
             self.dirty.push(at);
-            self.account_dirty(0, after);
+            self.dirty_bytes += after;
         }
-        self.account(before, after);
+        self.bytes = self.bytes + after - before;
     }
 
     /// Whether as much has changed as may wait for a commit: then one begins, and folding waits
@@ -162,21 +188,30 @@ impl StateTable {
         self.largest_state_bytes
     }
 
-    /// Takes all changes for a commit.
+    /// Takes all changes for a commit. Small keys and states are copied into one allocation, which goes with
+    /// the commit.
     pub(super) fn freeze(&mut self) -> Vec<(Bytes, Option<KeyState>)> {
         assert!(self.frozen.is_empty(), "one commit at a time");
         self.frozen = std::mem::take(&mut self.dirty);
         self.frozen_bytes = std::mem::take(&mut self.dirty_bytes);
         let slots = &mut self.slots;
+        let mut copied = BytesMut::with_capacity(self.frozen_bytes);
+        let mut copy = |bytes: &Bytes| {
+            if bytes.len() > COPIED_BYTES_MAX {
+                return bytes.clone();
+            }
+            copied.extend_from_slice(bytes);
+            copied.split().freeze()
+        };
         let changes = self.frozen.iter().map(|at| {
             let slot = slots.get_mut(*at);
             assert!(slot.freshness == Freshness::Dirty, "a key is listed once");
             slot.freshness = Freshness::Frozen;
             let state = slot.state.as_ref().map(|state| KeyState {
-                state: shared(&state.state),
+                state: copy(&state.state),
                 ..*state
             });
-            (shared(&slot.key), state)
+            (copy(&slot.key), state)
         });
         changes.collect()
     }
@@ -192,8 +227,8 @@ impl StateTable {
                 }
             }
         }
-        self.budget.remove_dirty(self.frozen_bytes);
         self.frozen_bytes = 0;
+        self.tell_budget();
     }
 
     /// Changes that are in no finished commit, in order of key, behind `after`, with `prefix`.
@@ -239,6 +274,7 @@ impl StateTable {
             self.complete = false;
             self.remove(at);
         }
+        self.tell_budget();
         freed
     }
 
@@ -250,14 +286,15 @@ impl StateTable {
         found.copied()
     }
 
-    fn insert(&mut self, key: &Bytes, state: Option<KeyState>, freshness: Freshness) -> u32 {
+    fn insert(&mut self, key: &[u8], state: Option<KeyState>, freshness: Freshness) -> u32 {
         let slot = Slot {
-            key: shared(key),
+            // Cut out of what many keys share: a copy keeps none of that.
+            key: Bytes::copy_from_slice(key),
             state,
             freshness,
             touched: AtomicBool::new(true),
         };
-        self.account(0, slot.bytes());
+        self.bytes += slot.bytes();
         let at = self.slots.push(slot);
         let (slots, hasher) = (&self.slots, &self.hasher);
         let hash = |at: &u32| hasher.hash_one(slots.get(*at).key.as_ref());
@@ -272,34 +309,24 @@ impl StateTable {
             Ok(entry) => drop(entry.remove()),
             Err(_) => unreachable!("every slot is in the index"),
         }
-        self.account(slot.bytes(), 0);
+        self.bytes -= slot.bytes();
     }
 
-    fn account(&mut self, before: usize, after: usize) {
-        self.bytes = self.bytes + after - before;
-        self.budget.account(before, after);
-    }
-
-    fn account_dirty(&mut self, before: usize, after: usize) {
-        self.dirty_bytes = self.dirty_bytes + after - before;
-        self.budget.account_dirty(before, after);
+    /// Tells the budget what has changed. The partitions share its figures: once a batch, not once a state.
+    fn tell_budget(&mut self) {
+        self.budget.account(self.told_bytes, self.bytes);
+        self.told_bytes = self.bytes;
+        let dirty_bytes = self.dirty_bytes + self.frozen_bytes;
+        self.budget
+            .account_dirty(self.told_dirty_bytes, dirty_bytes);
+        self.told_dirty_bytes = dirty_bytes;
     }
 }
 
 impl Drop for StateTable {
     fn drop(&mut self) {
-        self.budget.account(self.bytes, 0);
-        self.budget
-            .remove_dirty(self.dirty_bytes + self.frozen_bytes);
-    }
-}
-
-/// The same bytes; small ones in memory of their own.
-fn shared(bytes: &Bytes) -> Bytes {
-    if bytes.len() <= COPIED_BYTES_MAX {
-        Bytes::copy_from_slice(bytes)
-    } else {
-        bytes.clone()
+        self.budget.account(self.told_bytes, 0);
+        self.budget.account_dirty(self.told_dirty_bytes, 0);
     }
 }
 

@@ -167,8 +167,8 @@ impl PluginInstance for CounterInstance {
 struct Model(BTreeMap<Bytes, Bytes>);
 
 impl States for Model {
-    fn state(&self, key: &[u8]) -> Option<Bytes> {
-        self.0.get(key).cloned()
+    fn state(&self, key: &[u8]) -> Option<&[u8]> {
+        self.0.get(key).map(|state| &**state)
     }
 }
 

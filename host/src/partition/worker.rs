@@ -117,7 +117,7 @@ struct Worker {
 enum Event {
     Stop(Stop),
     Control,
-    Committed(Result<Commit, StateError>),
+    Committed(Result<Arc<Commit>, StateError>),
     Block,
     CommitWanted,
     CommitDue,
@@ -322,9 +322,7 @@ impl Worker {
         } = stepped;
         let (state_bytes, largest) = {
             let mut table = self.handle.shared.table.write();
-            for (key, state) in changes {
-                table.change(&key, state);
-            }
+            table.change_all(changes);
             (table.bytes(), table.largest_state_bytes())
         };
         if folded > 0 {
@@ -380,15 +378,16 @@ impl Worker {
             keys.position(|key| key == Some(left))
         });
         let mut table = self.handle.shared.table.write();
-        for (key, state) in missing.iter().zip(loaded) {
-            table.load(key, state);
-        }
+        table.load_all(missing.iter().zip(loaded));
         Ok(ready.unwrap_or(self.batch.len()))
     }
 
     /// Keys whose states are not in memory, in the order in which the batch needs them.
     fn missing_keys(&self) -> Vec<Bytes> {
         let table = self.handle.shared.table.read();
+        if table.is_complete() {
+            return Vec::new();
+        }
         let mut seen = HashSet::new();
         let missing = self.batch.iter().filter_map(|record| record.key);
         let missing = missing.filter(|key| table.get(key).is_none() && seen.insert(*key));
@@ -577,10 +576,10 @@ impl Worker {
             self.checkpoint.adopt(code);
         }
         let changes = self.handle.shared.table.write().freeze();
-        let commit = Commit {
+        let commit = Arc::new(Commit {
             changes,
             checkpoint: self.checkpoint.clone(),
-        };
+        });
         self.is_commit_wanted = false;
         self.schedule.started(self.ports.clock.elapsed());
         self.commit = Some(InFlight::start(
@@ -646,11 +645,11 @@ impl Worker {
 struct Loaded<'a>(&'a StateTable);
 
 impl States for Loaded<'_> {
-    fn state(&self, key: &[u8]) -> Option<Bytes> {
+    fn state(&self, key: &[u8]) -> Option<&[u8]> {
         let state = self
             .0
             .get(key)
             .expect("a step needs what was loaded for it");
-        state.map(|state| state.state.clone())
+        state.map(|state| state.state.as_ref())
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::types::Digest;
@@ -55,12 +56,21 @@ impl BytesColumn {
     /// If there are fewer.
     #[must_use]
     pub fn get(&self, index: usize) -> &[u8] {
+        &self.data[self.range(index)]
+    }
+
+    /// Where the item at `index` lies in the data.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn range(&self, index: usize) -> Range<usize> {
         let from = if index == 0 {
             0
         } else {
             self.ends[index - 1] as usize
         };
-        &self.data[from..self.ends[index] as usize]
+        from..self.ends[index] as usize
     }
 
     /// Empties the column and keeps its memory.

@@ -6,6 +6,7 @@
 //! with [`StateError::Fenced`].
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -98,8 +99,9 @@ pub struct LastRecord {
     pub hash: u64,
 }
 
-/// One atomic commit: changed states (`None` = the key has no state any more) and what they belong to.
-#[derive(Debug, Clone)]
+/// One atomic commit: changed states (`None` = the key has no state any more) and what they belong to. Shared with
+/// the store, not copied: it is tried again where it fails.
+#[derive(Debug)]
 pub struct Commit {
     /// Each key once.
     pub changes: Vec<(Bytes, Option<KeyState>)>,
@@ -150,7 +152,7 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`StateError::Fenced`] when a later opener has the store: nothing was written.
-    async fn commit(&self, commit: Commit) -> Result<(), StateError>;
+    async fn commit(&self, commit: Arc<Commit>) -> Result<(), StateError>;
 
     /// Merges and collects what earlier commits left, if worth while: from nothing at all to seconds.
     /// It may run beside reads and commits; a second call beside the first does nothing.

@@ -76,8 +76,8 @@ impl Store {
     /// that was so before and nothing was written, else [`LogError::OutcomeUnknown`].
     pub(super) fn commit(&self, batch: Batch) -> Result<(), LogError> {
         batch.0.commit().map_err(|error| match error {
-            fjall::Error::Poisoned => store_error("writing", &error),
-            _ => LogError::OutcomeUnknown(message(store_error("writing", &error))),
+            fjall::Error::Poisoned => store_error("writing the log", &error),
+            _ => LogError::OutcomeUnknown(message(store_error("writing the log", &error))),
         })
     }
 
@@ -89,7 +89,7 @@ impl Store {
     pub(super) fn check(&self) -> Result<(), LogError> {
         self.database
             .persist(PersistMode::Buffer)
-            .map_err(|error| store_error("flushing", &error))
+            .map_err(|error| store_error("flushing the log", &error))
     }
 
     /// Topics and writers.
@@ -133,7 +133,7 @@ impl Store {
         for entry in self.database.snapshot().prefix(&self.keyspace, prefix) {
             let (key, value) = entry
                 .into_inner()
-                .map_err(|error| store_error("reading", &error))?;
+                .map_err(|error| store_error("reading the log", &error))?;
             with(&key[prefix.len()..], &value)
                 .map_err(|damaged| LogError::Corrupt(format!("an entry of the log: {damaged}")))?;
         }
@@ -194,7 +194,7 @@ impl Store {
             .snapshot()
             .prefix(&self.keyspace, format::topic_chunks_prefix(topic))
             .take(count_max)
-            .map(|entry| entry.key().map_err(|error| store_error("reading", &error)))
+            .map(|entry| entry.key().map_err(|error| store_error("reading the log", &error)))
             .collect()
     }
 
@@ -212,7 +212,7 @@ impl Store {
 fn chunk_of(entry: fjall::Guard) -> Result<StoredChunk, LogError> {
     let (key, value) = entry
         .into_inner()
-        .map_err(|error| store_error("reading", &error))?;
+        .map_err(|error| store_error("reading the log", &error))?;
     format::base_of(&key)
         .and_then(|base| Ok((base, ChunkHeader::decode(base, &value)?)))
         .map(|(base, header)| StoredChunk {

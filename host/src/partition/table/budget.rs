@@ -112,10 +112,6 @@ impl StateBudget {
         self.0.dirty.change(before, after);
     }
 
-    pub(super) fn remove_dirty(&self, bytes: usize) {
-        self.0.dirty.change(bytes, 0);
-    }
-
     fn excess_bytes(&self) -> usize {
         self.used_bytes().saturating_sub(self.0.bytes_max)
     }

@@ -30,7 +30,7 @@ fn cost(key: &str) -> usize {
 fn table_with(budget: &StateBudget, keys: &[&str]) -> Arc<SharedTable> {
     let table = budget.open_table();
     for name in keys {
-        table.write().load(&key(name), state("1"));
+        table.write().load_all([(&key(name), state("1"))]);
     }
     table
 }
@@ -38,9 +38,9 @@ fn table_with(budget: &StateBudget, keys: &[&str]) -> Arc<SharedTable> {
 #[test]
 fn a_change_during_a_commit_stays_dirty() {
     let mut table = StateTable::new(true, StateBudget::new(1 << 20));
-    table.change(&key("a"), state("1"));
+    table.change_all([(key("a"), state("1"))]);
     assert_eq!(table.freeze(), [(key("a"), state("1"))]);
-    table.change(&key("a"), state("2"));
+    table.change_all([(key("a"), state("2"))]);
     assert_eq!(table.uncommitted(b"", None), [(key("a"), state("2"))]);
     table.committed();
     assert_eq!(table.freeze(), [(key("a"), state("2"))]);
@@ -51,10 +51,10 @@ fn a_key_that_changes_often_counts_once() {
     let budget = StateBudget::new(4 * cost("a") + 8);
     let mut table = StateTable::new(true, budget.clone());
     for _ in 0..100 {
-        table.change(&key("a"), state("1"));
+        table.change_all([(key("a"), state("1"))]);
         assert!(!table.is_full());
     }
-    table.change(&key("b"), state("1"));
+    table.change_all([(key("b"), state("1"))]);
     assert!(
         table.is_full(),
         "a quarter may wait while a quarter is in a commit"
@@ -71,10 +71,10 @@ fn only_clean_states_leave_and_an_incomplete_table_asks_the_store() {
     let budget = StateBudget::new(0);
     let table = budget.open_table();
     *table.write() = StateTable::new(true, budget.clone());
-    table.write().change(&key("clean"), state("1"));
+    table.write().change_all([(key("clean"), state("1"))]);
     drop(table.write().freeze());
     table.write().committed();
-    table.write().change(&key("dirty"), state("2"));
+    table.write().change_all([(key("dirty"), state("2"))]);
     assert_eq!(
         table.read().get(b"none"),
         Some(None),
@@ -99,7 +99,7 @@ fn what_a_batch_uses_stays_until_it_is_folded() {
     let in_use = table.use_for_batch();
     assert_eq!(other.read().get(b"x"), None, "room is made before");
     for name in ["a", "b", "c"] {
-        table.write().load(&key(name), state("1"));
+        table.write().load_all([(&key(name), state("1"))]);
     }
     drop(other.use_for_batch());
     assert_eq!(table.read().get(b"a"), Some(state("1").as_ref()));
@@ -113,7 +113,7 @@ fn an_idle_partition_gives_before_a_busy_one() {
     let idle = table_with(&budget, &["a", "b"]);
     let busy = table_with(&budget, &["c", "d"]);
     // Once round, so that only what is used from now on counts as used.
-    busy.write().load(&key("e"), state("1"));
+    busy.write().load_all([(&key("e"), state("1"))]);
     drop(busy.use_for_batch());
     for _ in 0..20 {
         for name in [b"c", b"d", b"e"] {
@@ -126,7 +126,7 @@ fn an_idle_partition_gives_before_a_busy_one() {
         let in_use = busy.use_for_batch();
         for name in missing {
             if busy.read().get(name.as_bytes()).is_none() {
-                busy.write().load(&key(name), state("1"));
+                busy.write().load_all([(&key(name), state("1"))]);
             }
         }
         drop(in_use);
@@ -138,8 +138,8 @@ fn an_idle_partition_gives_before_a_busy_one() {
 #[test]
 fn a_deleted_state_is_an_uncommitted_change() {
     let mut table = StateTable::new(false, StateBudget::new(1 << 20));
-    table.load(&key("a"), state("1"));
-    table.change(&key("a"), None);
+    table.load_all([(&key("a"), state("1"))]);
+    table.change_all([(key("a"), None)]);
     assert_eq!(table.uncommitted(b"", None), [(key("a"), None)]);
     assert_eq!(table.uncommitted(b"", Some(b"a")), []);
     drop(table.freeze());
@@ -161,14 +161,14 @@ fn with_a_store_behind_it_it_is_a_map() {
         let name = key(&format!("{:02}", random.random_range(0..200)));
         let in_use = table.use_for_batch();
         if table.read().get(&name).is_none() {
-            table.write().load(&name, store.get(&name).cloned());
+            table.write().load_all([(&name, store.get(&name).cloned())]);
             loaded += 1;
         }
         let found = table.read().get(&name).expect("just loaded").cloned();
         assert_eq!(found, model.get(&name).cloned());
         if random.random_bool(0.3) {
             let new = state("n").filter(|_| random.random_bool(0.8));
-            table.write().change(&name, new.clone());
+            table.write().change_all([(name.clone(), new.clone())]);
             match new {
                 Some(new) => model.insert(name, new),
                 None => model.remove(&name),

@@ -172,7 +172,7 @@ impl PartitionStore for SlatePartition {
             .await
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), StateError> {
+    async fn commit(&self, commit: Arc<Commit>) -> Result<(), StateError> {
         self.run(|open| async move { open.commit(commit).await })
             .await
     }
@@ -253,7 +253,7 @@ impl Open {
             .collect()
     }
 
-    async fn commit(&self, commit: Commit) -> Result<(), StateError> {
+    async fn commit(&self, commit: Arc<Commit>) -> Result<(), StateError> {
         if self.unmerged_commits() >= limits::STATE_UNMERGED_COMMITS_MAX {
             // Whoever is merging already may be enough.
             let _alone = self.maintaining.lock().await;
@@ -265,7 +265,7 @@ impl Open {
         let units = (written_bytes(&commit) / COMMIT_UNIT_BYTES).clamp(1, self.commits_max);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let _memory = self.commits.acquire_many(units).await;
-        let batch = batch_of(commit);
+        let batch = batch_of(&commit);
         let flush = FlushOptions {
             flush_type: FlushType::MemTable,
         };
@@ -412,19 +412,19 @@ fn written_bytes(commit: &Commit) -> usize {
 }
 
 /// All states of a commit lie in one allocation, which goes when they are flushed. Not so the keys:
-/// SlateDB keeps the first and the last of a file for as long as the file is in use.
-fn batch_of(commit: Commit) -> WriteBatch {
+/// SlateDB keeps the first and the last of a file for as long as the file is in use. What comes in order is
+/// cheaper to put in order, in the batch and in the table behind it.
+fn batch_of(commit: &Commit) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.put_bytes(
         Bytes::from_static(CHECKPOINT_KEY),
         encode_checkpoint(&commit.checkpoint),
     );
-    let states = commit
-        .changes
-        .iter()
-        .filter_map(|(_, state)| state.as_ref());
+    let mut changes: Vec<_> = commit.changes.iter().collect();
+    changes.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    let states = changes.iter().filter_map(|(_, state)| state.as_ref());
     let mut bytes = BytesMut::with_capacity(states.map(encoded_state_bytes).sum());
-    for (key, state) in &commit.changes {
+    for (key, state) in changes {
         match state {
             Some(state) => {
                 encode_state(state, &mut bytes);

@@ -57,17 +57,17 @@ fn state(text: &str, at: u64) -> KeyState {
     }
 }
 
-fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Commit {
+fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Arc<Commit> {
     let changes = changes.iter().map(|(key, value)| {
         (
             Bytes::copy_from_slice(key.as_bytes()),
             value.map(|value| state(value, next)),
         )
     });
-    Commit {
+    Arc::new(Commit {
         changes: changes.collect(),
         checkpoint: checkpoint(next),
-    }
+    })
 }
 
 async fn keys(store: &dyn PartitionStore, prefix: &str, after: Option<&str>) -> Vec<String> {
