@@ -12,8 +12,7 @@ import java.util.stream.Stream;
 
 /**
  * The contestant protocol: arguments in, one JSON object per line on stdout out, and the digest of a
- * final state. Used by the Java contestants, which the benchmark's driver starts; the same file in
- * both of them (two Maven projects that share no build).
+ * final state. Compiled into each of the Java contestants, which the benchmark's driver starts.
  *
  * <p>Invariant: stdout carries nothing but whole lines of the protocol, each flushed at once.
  */
