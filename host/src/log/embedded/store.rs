@@ -194,7 +194,11 @@ impl Store {
             .snapshot()
             .prefix(&self.keyspace, format::topic_chunks_prefix(topic))
             .take(count_max)
-            .map(|entry| entry.key().map_err(|error| store_error("reading the log", &error)))
+            .map(|entry| {
+                entry
+                    .key()
+                    .map_err(|error| store_error("reading the log", &error))
+            })
             .collect()
     }
 
