@@ -128,7 +128,7 @@ pub const STATE_CLOSE_MAX: Duration = Duration::from_secs(5);
 /// Commits of one store that wait to be merged before a merge is worth while.
 pub const STATE_MERGE_COMMITS: usize = 16;
 /// Commits of one store that may wait to be merged; the next commit merges first.
-pub const STATE_UNMERGED_COMMITS_MAX: usize = 128;
+pub const STATE_UNMERGED_COMMITS_MAX: usize = 32;
 /// How long one merge may take before it is put off; it goes on from there the next time.
 pub const STATE_MERGE_MAX: Duration = Duration::from_secs(60);
 /// Merges that run at the same time in a host; the others wait.
