@@ -65,6 +65,9 @@ impl Change {
     }
 }
 
+/// Schema of the states behind a migration.
+const MIGRATED_SCHEMA: &str = "counter/2";
+
 /// What is written, and what has been deployed: enough to tell what must be.
 struct Bed {
     chance: ChaCha8Rng,
@@ -78,6 +81,8 @@ struct Before {
     digest: String,
     /// Digest of what a rollback would run.
     previous: Option<String>,
+    /// Schema of the states.
+    schema: String,
 }
 
 impl Bed {
@@ -105,11 +110,13 @@ impl Bed {
         Ok(())
     }
 
-    /// The code that a change deploys; none for a rollback.
-    fn code(&mut self, change: Change) -> Result<Option<Vec<u8>>> {
+    /// The code that a change deploys; none for a rollback. A swap keeps the schema that is there, which is
+    /// that of a migration if the rollback behind it died before it was heard.
+    fn code(&mut self, change: Change, schema: &str) -> Result<Option<Vec<u8>>> {
         self.versions += 1;
         let number = format!("1.{}.0", self.versions);
         match change {
+            Change::Swap if schema == MIGRATED_SCHEMA => migrating(&number).map(Some),
             Change::Swap | Change::Rebuild | Change::Promotion => {
                 version("counter", &number).map(Some)
             }
@@ -147,6 +154,10 @@ fn before(client: &Client) -> Result<Before> {
         deployment: count_of(&plugin, "deployment")?,
         digest: digest(&plugin).context("no digest")?,
         previous: previous.and_then(digest),
+        schema: plugin["state_schema"]
+            .as_str()
+            .context("no schema")?
+            .to_owned(),
     })
 }
 
@@ -329,7 +340,7 @@ fn one_round(
     let client = host.client()?;
     bed.write(&client, RECORDS_OF_ROUND)?;
     let before = before(&client)?;
-    let code = bed.code(change)?;
+    let code = bed.code(change, &before.schema)?;
     let new_digest = match &code {
         Some(code) => digest(code),
         None => before.previous.clone().context("nothing to roll back to")?,
@@ -456,7 +467,7 @@ fn one_round_of_two(bed: &mut Bed, mut hosts: Vec<Host>, change: Change) -> Resu
     bed.write(&clients[0], RECORDS_OF_ROUND)?;
     wait_settled_together(&clients)?;
     let before = before(&clients[0])?;
-    let code = bed.code(change)?;
+    let code = bed.code(change, &before.schema)?;
     let new_digest = match &code {
         Some(code) => digest(code),
         None => before.previous.clone().context("nothing to roll back to")?,

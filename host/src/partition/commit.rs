@@ -41,14 +41,15 @@ impl Schedule {
         self.interval = interval;
     }
 
-    /// How long until a commit is due.
+    /// How long until a commit is due: never longer than [`limits::COMMIT_INTERVAL_MAX`] after the last began.
     pub(super) fn due_in(&self, now: Duration, live: bool) -> Duration {
         let wanted = if live {
             self.interval
         } else {
             self.interval.min(CATCH_UP_INTERVAL)
         };
-        let interval = wanted.max(self.last_cost * COST_SHARE);
+        let affordable = (self.last_cost * COST_SHARE).min(limits::COMMIT_INTERVAL_MAX);
+        let interval = wanted.max(affordable);
         (self.last_start + interval).saturating_sub(now)
     }
 
@@ -61,15 +62,25 @@ impl Schedule {
         self.last_cost
     }
 
-    pub(super) fn ended(&mut self, now: Duration) {
-        self.last_cost = now.saturating_sub(self.last_start);
+    /// A commit took `cost`.
+    pub(super) fn ended(&mut self, cost: Duration) {
+        self.last_cost = cost;
     }
+}
+
+/// A commit that is durable.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) commit: Arc<Commit>,
+    /// How long the attempt took that succeeded. What was waited before, for a store that was away, is no
+    /// cost: it must not keep the next commit waiting.
+    pub(super) took: Duration,
 }
 
 /// A commit that is being written.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    task: JoinHandle<Result<Arc<Commit>, StateError>>,
+    task: JoinHandle<Result<Written, StateError>>,
     /// Position that it commits.
     pub(super) next: Offset,
 }
@@ -95,8 +106,12 @@ impl InFlight {
             }
             let mut pause = limits::RETRY_PAUSE_MIN;
             loop {
+                let began = clock.elapsed();
                 match store.commit(Arc::clone(&commit)).await {
-                    Ok(()) => break,
+                    Ok(()) => {
+                        let took = clock.elapsed().saturating_sub(began);
+                        return Ok(Written { commit, took });
+                    }
                     Err(error) if error.is_transient() => {
                         tracing::warn!(partition = %handle.spec().store, %error, "commit failed, trying again");
                         handle.update(|status| status.commit_error = Some(error.to_string()));
@@ -106,13 +121,12 @@ impl InFlight {
                     Err(error) => return Err(error),
                 }
             }
-            Ok(commit)
         });
         Self { task, next }
     }
 
     /// Waits for its end. Cancel-safe.
-    pub(super) async fn ended(&mut self) -> Result<Arc<Commit>, StateError> {
+    pub(super) async fn ended(&mut self) -> Result<Written, StateError> {
         match (&mut self.task).await {
             Ok(result) => result,
             Err(error) => Err(StateError::Corrupt(format!(
@@ -201,7 +215,15 @@ mod tests {
     fn an_expensive_commit_makes_the_next_one_later() {
         let mut schedule = Schedule::new(SECOND, Duration::ZERO);
         schedule.started(SECOND);
-        schedule.ended(2 * SECOND);
+        schedule.ended(SECOND);
         assert_eq!(schedule.due_in(2 * SECOND, true), 9 * SECOND);
+    }
+
+    #[test]
+    fn no_commit_is_so_expensive_that_the_next_one_never_comes() {
+        let mut schedule = Schedule::new(SECOND, Duration::ZERO);
+        schedule.started(SECOND);
+        schedule.ended(60 * SECOND);
+        assert_eq!(schedule.due_in(SECOND, true), limits::COMMIT_INTERVAL_MAX);
     }
 }

@@ -14,7 +14,7 @@ use hashbrown::HashSet;
 use tokio::sync::watch;
 
 use super::assemble::Source;
-use super::commit::{InFlight, Schedule, Upkeep, jitter};
+use super::commit::{InFlight, Schedule, Upkeep, Written, jitter};
 use super::open::{self, Opened};
 use super::rate::Rate;
 use super::step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
@@ -117,7 +117,7 @@ struct Worker {
 enum Event {
     Stop(Stop),
     Control,
-    Committed(Result<Arc<Commit>, StateError>),
+    Committed(Result<Written, StateError>),
     Block,
     CommitWanted,
     CommitDue,
@@ -210,7 +210,7 @@ impl Worker {
                 Event::Stop(Stop::Clean) => return self.finish().await,
                 Event::Stop(_) => return Exit::Abandoned,
                 Event::Control => self.obey(),
-                Event::Committed(Ok(commit)) => self.commit_ended(&commit),
+                Event::Committed(Ok(written)) => self.commit_ended(&written),
                 Event::Committed(Err(StateError::Fenced(by))) => return Exit::Fenced(by),
                 Event::Committed(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::Block => self.block_requested(),
@@ -591,15 +591,14 @@ impl Worker {
         ));
     }
 
-    fn commit_ended(&mut self, commit: &Commit) {
+    fn commit_ended(&mut self, written: &Written) {
         let in_flight = self.commit.take().expect("one was in flight");
         assert!(
             in_flight.next >= self.committed,
             "a position never goes back"
         );
         self.committed = in_flight.next;
-        let now = self.ports.clock.elapsed();
-        self.schedule.ended(now);
+        self.schedule.ended(written.took);
         self.ports
             .metrics
             .committed(&self.handle.spec().store, self.schedule.last_cost());
@@ -610,7 +609,7 @@ impl Worker {
             status.commit_error = None;
         });
         self.handle.shared.committed.send_replace(committed);
-        if commit.checkpoint.deployment == self.checkpoint.deployment {
+        if written.commit.checkpoint.deployment == self.checkpoint.deployment {
             self.succeed();
         }
         self.upkeep.start(self.store.clone(), self.handle.clone());
@@ -626,7 +625,7 @@ impl Worker {
                 }
                 let in_flight = self.commit.as_mut().expect("just started");
                 match in_flight.ended().await {
-                    Ok(commit) => self.commit_ended(&commit),
+                    Ok(written) => self.commit_ended(&written),
                     Err(StateError::Fenced(by)) => return Exit::Fenced(by),
                     Err(error) => return Exit::Failed(error.to_string()),
                 }
