@@ -42,6 +42,32 @@ pub mod fold {
     pub use exports::foldhost::plugin::fold::Guest;
 }
 
+pub mod react {
+    wit_bindgen::generate!({
+        inline: "package foldhost:sdk; world react { export foldhost:plugin/react@0.1.0; }",
+        path: "../wit",
+        with: {
+            "foldhost:plugin/types@0.1.0": crate::abi::types,
+            "foldhost:plugin/react@0.1.0": generate,
+        },
+        pub_export_macro: true,
+    });
+    pub use exports::foldhost::plugin::react::Guest;
+}
+
+pub mod route {
+    wit_bindgen::generate!({
+        inline: "package foldhost:sdk; world route { export foldhost:plugin/route@0.1.0; }",
+        path: "../wit",
+        with: {
+            "foldhost:plugin/types@0.1.0": crate::abi::types,
+            "foldhost:plugin/route@0.1.0": generate,
+        },
+        pub_export_macro: true,
+    });
+    pub use exports::foldhost::plugin::route::{Guest, Records, Routes};
+}
+
 pub mod query {
     wit_bindgen::generate!({
         inline: "package foldhost:sdk; world query { export foldhost:plugin/query@0.1.0; }",

@@ -1,11 +1,12 @@
 //! Reading and writing the flat columns of the plugin ABI without copying item by item.
 //!
-//! Called by the fold glue and by the test driver, which packs batches as the host does. Invariant:
+//! Called by the glue of `fold`, `react` and `route`, and by the test driver, which packs batches as the
+//! host does. Invariant:
 //! a view never reads outside its column; columns that contradict each other panic (in a plugin: a
 //! trap) with a message, since only a faulty host sends them.
 
-use crate::Codec;
 use crate::abi::types::{BytesColumn, OptionalColumn};
+use crate::{Codec, Key};
 
 /// Mark of an absent item.
 pub(crate) const ABSENT: u8 = 0;
@@ -41,11 +42,28 @@ impl BytesColumn {
         self.ends.push(end(&self.data));
     }
 
+    /// Appends a key, written in place.
+    pub(crate) fn push_key(&mut self, key: &impl Key) {
+        key.write(&mut self.data);
+        self.ends.push(end(&self.data));
+    }
+
+    /// Takes away all items behind the first `items`.
+    pub(crate) fn truncate(&mut self, items: usize) {
+        self.ends.truncate(items);
+        self.data.truncate(length(&self.ends));
+    }
+
     /// A column without items.
     pub(crate) fn empty() -> Self {
+        Self::with_capacity(0, 0)
+    }
+
+    /// A column without items, with room for `items` that take `bytes` together.
+    pub(crate) fn with_capacity(items: usize, bytes: usize) -> Self {
         Self {
-            data: Vec::new(),
-            ends: Vec::new(),
+            data: Vec::with_capacity(bytes),
+            ends: Vec::with_capacity(items),
         }
     }
 }
@@ -79,11 +97,23 @@ impl OptionalColumn {
         self.close(if value.is_some() { PRESENT } else { ABSENT });
     }
 
+    /// Takes away all items behind the first `items`.
+    pub(crate) fn truncate(&mut self, items: usize) {
+        self.marks.truncate(items);
+        self.ends.truncate(items);
+        self.data.truncate(length(&self.ends));
+    }
+
     /// Ends the item whose bytes were appended to `data` since the last one.
     pub(crate) fn close(&mut self, mark: u8) {
         self.ends.push(end(&self.data));
         self.marks.push(mark);
     }
+}
+
+/// Bytes of the items that end there.
+fn length(ends: &[u32]) -> usize {
+    ends.last().map_or(0, |end| *end as usize)
 }
 
 fn end(data: &[u8]) -> u32 {

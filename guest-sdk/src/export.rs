@@ -4,9 +4,9 @@
 //! named, and natively (in tests) the macro only checks that the traits are there.
 
 /// Makes this crate a foldhost plugin: `export!(Type)` for a [`View`](crate::View) without queries,
-/// `export!(Type: View + Query)` with [`Query`](crate::Query), `+ Migrate` with
-/// [`Migrate`](crate::Migrate), `+ Configure` with [`Configure`](crate::Configure). Once per crate; the
-/// crate is a `cdylib`.
+/// `export!(Type: Republisher)` for a [`Republisher`](crate::Republisher), and with either any of
+/// [`Query`](crate::Query), [`Migrate`](crate::Migrate), [`Configure`](crate::Configure) and
+/// [`Route`](crate::Route), as in `export!(Type: View + Query)`. Once per crate; the crate is a `cdylib`.
 ///
 /// What is named here is what the component offers: the host tells a plugin's kind and capabilities
 /// from its exports.
@@ -41,6 +41,23 @@
 /// #     fn fold(state: &mut Option<Raw>, event: &Event<Raw>) -> Result<(), Reject> { Ok(()) }
 /// # }
 /// foldhost_sdk::export!(Keep: View + Query); // Keep is no Query
+/// ```
+///
+/// Nor does a republisher that is named a view, since nothing that it emits would be published:
+///
+/// ```compile_fail
+/// # use foldhost_sdk::{Event, Outputs, Raw, Reject, Republisher};
+/// # struct Forward;
+/// # impl Republisher for Forward {
+/// #     type State = Raw;
+/// #     type Event = Raw;
+/// #     type Output = Raw;
+/// #     fn react(_: &mut Option<Raw>, event: &Event<Raw>, out: &mut Outputs<Raw>) -> Result<(), Reject> {
+/// #         out.emit(event.key(), event.required()?);
+/// #         Ok(())
+/// #     }
+/// # }
+/// foldhost_sdk::export!(Forward: View); // name it `Forward: Republisher`
 /// ```
 #[macro_export]
 macro_rules! export {
@@ -92,6 +109,15 @@ macro_rules! __check_capability {
     (View $plugin:ty) => {
         const fn view<T: $crate::View>() {}
         view::<$plugin>();
+        ::core::assert!(
+            !<$plugin as $crate::View>::EMITS,
+            "this type is a Republisher: export it as one, `export!(Type: Republisher)`, or nothing \
+             that it emits is published"
+        );
+    };
+    (Republisher $plugin:ty) => {
+        const fn republisher<T: $crate::Republisher>() {}
+        republisher::<$plugin>();
     };
     (Query $plugin:ty) => {
         const fn query<T: $crate::Query>() {}
@@ -105,11 +131,16 @@ macro_rules! __check_capability {
         const fn configure<T: $crate::Configure>() {}
         configure::<$plugin>();
     };
+    (Route $plugin:ty) => {
+        const fn route<T: $crate::Route>() {}
+        route::<$plugin>();
+    };
     ($other:ident $plugin:ty) => {
         compile_error!(concat!(
             "unknown capability `",
             stringify!($other),
-            "`: name View, and any of Query, Migrate and Configure, as in `export!(Type: View + Query)`"
+            "`: name View or Republisher, and any of Query, Migrate, Configure and Route, as in \
+             `export!(Type: View + Query)`"
         ));
     };
 }
@@ -128,6 +159,32 @@ macro_rules! __export_capability {
             }
         }
         $crate::__private::abi::fold::export!($guest with_types_in $crate::__private::abi::fold);
+    };
+    (Republisher $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::react::Guest for $guest {
+            fn react(
+                before: $crate::__private::abi::types::States,
+                batch: $crate::__private::abi::types::Events,
+            ) -> (
+                $crate::__private::abi::types::Folded,
+                $crate::__private::abi::types::Emitted,
+            ) {
+                $crate::__private::enter();
+                $crate::__private::react_batch::<$plugin>(&before, &batch)
+            }
+        }
+        $crate::__private::abi::react::export!($guest with_types_in $crate::__private::abi::react);
+    };
+    (Route $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::route::Guest for $guest {
+            fn route(
+                batch: $crate::__private::abi::route::Records,
+            ) -> $crate::__private::abi::route::Routes {
+                $crate::__private::enter();
+                $crate::__private::route_batch::<$plugin>(&batch)
+            }
+        }
+        $crate::__private::abi::route::export!($guest with_types_in $crate::__private::abi::route);
     };
     (Query $plugin:ty, $guest:ident) => {
         impl $crate::__private::abi::query::Guest for $guest {

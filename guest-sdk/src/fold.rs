@@ -1,37 +1,55 @@
-//! The glue between one call of the host (columns in, columns out) and [`View::fold`].
+//! The glue between one call of the host (columns in, columns out) and [`View::fold`] or
+//! [`Republisher::react`](crate::Republisher::react).
 //!
 //! Called by what [`export!`](crate::export) generates, and by the test driver. Invariant: a rejected
-//! event leaves no trace, and a state that did not change is said to be unchanged, so that the host
-//! need not look at it.
+//! event leaves no trace, neither in a state nor in what is emitted, and a state that did not change is
+//! said to be unchanged, so that the host need not look at it.
 //!
 //! A batch is folded key by key: a state is decoded at most once, folded over all events of its key,
 //! and encoded straight into the answer's column. Only one decoded state is alive at a time, and
-//! nothing is allocated per event but what decoding it takes.
+//! nothing is allocated per event but what decoding it takes. Records are emitted into one set of
+//! columns for the batch, which is put in the order of the events at the end.
 
-use crate::abi::types::{Events, Folded, OptionalColumn, Rejection, States};
+use crate::abi::types::{Emitted, Events, Folded, OptionalColumn, Rejection, States};
 use crate::columns::{ABSENT, PRESENT, UNCHANGED};
 use crate::event::Batch;
-use crate::{Codec, Event, Reject, View, log};
+use crate::react::Records;
+use crate::{Codec, Event, Inputs, Reject, Republisher, View, log};
 
 /// Folds a batch: the export `fold`.
 ///
 /// # Panics
 /// A state cannot be decoded, the columns contradict each other, or the view itself panics.
 pub fn fold_batch<V: View>(states: &States, events: &Events) -> Folded {
+    step::<V>(states, events).0
+}
+
+/// Folds a batch and gathers what is emitted: the export `react`.
+///
+/// # Panics
+/// As [`fold_batch`], and where a header is emitted that belongs to the host.
+pub fn react_batch<R: Republisher>(states: &States, events: &Events) -> (Folded, Emitted) {
+    step::<R>(states, events)
+}
+
+/// Either of them; a view emits nothing.
+pub(crate) fn step<V: View>(states: &States, events: &Events) -> (Folded, Emitted) {
     let keys = states.keys.len();
     let batch = Batch::new(states, events);
     let groups = Groups::new(&events.entities, keys);
     let mut values = OptionalColumn::with_capacity(keys, states.values.data.len());
     let mut rejections = Rejections::new(events.entities.len());
+    let mut records = Records::default();
     for entity in 0..keys {
         let mut fold = KeyFold::<V>::new(&batch, entity);
-        fold.run(groups.of(entity), &mut rejections);
+        fold.run(groups.of(entity), &mut rejections, &mut records);
         fold.finish(&mut values);
     }
-    Folded {
+    let folded = Folded {
         values,
         rejected: rejections.in_order(),
-    }
+    };
+    (folded, records.into_emitted(&events.timestamps))
 }
 
 /// Rejections come key by key and leave by index: a slot per event, made when the first one comes.
@@ -106,7 +124,7 @@ impl Groups {
 
 /// The fold of one key over its events of a batch.
 ///
-/// A state need not be `Clone`, and a view that rejects nothing pays nothing for the promise that a
+/// A state need not be `Clone`, and a plugin that rejects nothing pays nothing for the promise that a
 /// rejected event leaves no trace: on a rejection the state is folded again from the last
 /// checkpoint, which then moves behind the rejected event. So the work stays linear in the number of
 /// events.
@@ -152,13 +170,15 @@ impl<'a, V: View> KeyFold<'a, V> {
     }
 
     /// Applies the events `group` (indexes into the batch) in order.
-    fn run(&mut self, group: &[u32], rejections: &mut Rejections) {
+    fn run(&mut self, group: &[u32], rejections: &mut Rejections, records: &mut Records) {
         for (position, &index) in group.iter().enumerate() {
-            match self.apply(index) {
+            let before = records.mark();
+            match self.apply(index, records) {
                 Ok(()) => self.applied += 1,
                 Err(Refused::Undecodable(reject)) => rejections.add(index, reject),
-                Err(Refused::ByView(reject)) => {
+                Err(Refused::ByPlugin(reject)) => {
                     rejections.add(index, reject);
+                    records.rollback(before);
                     self.restore(&group[self.covered..position]);
                     self.covered = position + 1;
                 }
@@ -166,23 +186,29 @@ impl<'a, V: View> KeyFold<'a, V> {
         }
     }
 
-    fn apply(&mut self, index: u32) -> Result<(), Refused> {
+    fn apply(&mut self, index: u32, records: &mut Records) -> Result<(), Refused> {
         let event = self.event(index).map_err(Refused::Undecodable)?;
         let state = self
             .state
             .get_or_insert_with(|| decode_state::<V>(self.batch, self.entity, &self.checkpoint));
-        V::fold(state, &event).map_err(Refused::ByView)
+        records.begin(index, event.timestamp().millis());
+        V::fold_into(state, &event, records).map_err(Refused::ByPlugin)
     }
 
     fn event(&self, index: u32) -> Result<Event<'a, V::Event>, Reject> {
         let index = index as usize;
-        let value = self.batch.value(index).map(V::Event::decode).transpose();
-        let value = value.map_err(|error| Reject::new(Reject::BAD_EVENT, error.to_string()))?;
+        let input = usize::from(self.batch.events.inputs[index]);
+        let value = self.batch.value(index);
+        let value = value.map(|bytes| V::Event::decode_from(input, bytes));
+        let value = value
+            .transpose()
+            .map_err(|error| Reject::new(Reject::BAD_EVENT, error.to_string()))?;
         Ok(Event::new(value, self.batch, index))
     }
 
     /// Makes the state again what it was before the event that was just rejected: the checkpoint
-    /// and the events `since` then. The result is the new checkpoint.
+    /// and the events `since` then. What they emit is there already, so they are folded only. The result
+    /// is the new checkpoint.
     fn restore(&mut self, since: &[u32]) {
         let mut state = decode_state::<V>(self.batch, self.entity, &self.checkpoint);
         if self.applied > 0 {
@@ -231,8 +257,8 @@ impl<'a, V: View> KeyFold<'a, V> {
 enum Refused {
     /// The state was not touched.
     Undecodable(Reject),
-    /// The state may have been.
-    ByView(Reject),
+    /// The state may have been, and something may have been emitted.
+    ByPlugin(Reject),
 }
 
 fn decode_state<V: View>(

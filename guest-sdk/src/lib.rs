@@ -1,11 +1,11 @@
 //! Write foldhost plugins in Rust.
 //!
-//! A plugin is a pure function from events to state, compiled to a WebAssembly component; the host
-//! owns state, offsets, time and I/O. This crate carries a batch from the host's columns to
-//! [`View::fold`] and a question to [`Query`], and tests both natively ([`testing::Driver`]), without
-//! wasm and without a host.
+//! A plugin is a pure function from events to state (and to events of its own), compiled to a
+//! WebAssembly component; the host owns state, offsets, time and I/O. This crate carries a batch from the
+//! host's columns to [`View::fold`] or [`Republisher::react`] and a question to [`Query`], and tests all
+//! of it natively ([`testing::Driver`]), without wasm and without a host.
 //!
-//! A whole plugin, the newest JSON value of each key and when it came:
+//! A whole view, the newest JSON value of each key and when it came:
 //!
 //! ```
 //! use foldhost_sdk::{Event, Json, NoArguments, Queries, Query, Reject, Timestamp, View};
@@ -44,9 +44,44 @@
 //! driver.assert_idempotent();
 //! ```
 //!
+//! A whole republisher, which tells of every key that is seen for the first time:
+//!
+//! ```
+//! use foldhost_sdk::{Event, Json, Outputs, Raw, Reject, Republisher};
+//!
+//! pub struct Newcomers;
+//!
+//! impl Republisher for Newcomers {
+//!     type State = Json<bool>;
+//!     type Event = Raw;
+//!     type Output = Json<String>;
+//!     fn react(seen: &mut Option<Json<bool>>, event: &Event<Raw>, out: &mut Outputs<Json<String>>) -> Result<(), Reject> {
+//!         if seen.replace(Json(true)).is_none() {
+//!             out.emit("welcome-desk", &Json(event.key_str()?.to_owned())).header("kind", "newcomer");
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//! foldhost_sdk::export!(Newcomers: Republisher);
+//!
+//! use foldhost_sdk::testing::{Driver, Record};
+//! let mut driver = Driver::<Newcomers>::new();
+//! let told = Record::new("welcome-desk", &Json("ann".to_owned())).header("kind", "newcomer");
+//! assert_eq!(driver.react(Record::raw("ann", "hello")).unwrap(), [told]);
+//! assert_eq!(driver.react(Record::raw("ann", "again")).unwrap(), []);
+//! driver.assert_deterministic();
+//! driver.assert_idempotent();
+//! driver.assert_idempotent_outputs();
+//! ```
+//!
 //! - [`View`]: the fold, and the contract of purity.
+//! - [`Republisher`], [`Outputs`]: the fold that emits records for the topic that the plugin owns.
 //! - [`Event`], [`Reject`], [`Timestamp`]: a record, a refusal, an instant.
 //! - [`Codec`]: protobuf through [`prost`] by default, [`Json`], [`Raw`], or any other.
+//! - [`inputs!`]: one enum for the events of several topics.
+//! - [`Key`]: text, bytes, integers or UUIDs as keys.
+//! - [`Route`]: the key or keys under which a record is folded.
+//! - [`cloudevents`]: the attributes of a CloudEvent, from its headers.
 //! - [`Query`]: questions with typed arguments and JSON answers.
 //! - [`Migrate`]: states that older code wrote.
 //! - [`Configure`]: parameters of a deployment.
@@ -55,30 +90,40 @@
 
 #[doc(hidden)]
 pub mod abi;
+pub mod cloudevents;
 mod codec;
 mod columns;
 mod event;
 mod export;
 mod fold;
 mod guest;
+mod inputs;
+mod key;
 pub mod log;
 mod migrate;
 mod parameters;
 mod query;
+mod react;
 mod reject;
+mod route;
 pub mod testing;
 pub mod time;
 mod view;
 
+pub use cloudevents::CloudEvent;
 pub use codec::{Codec, CodecError, Json, Raw};
 pub use event::{Event, Header, Origin};
+pub use inputs::Inputs;
+pub use key::{FromKey, Key};
 pub use migrate::{Migrate, Schemas};
 pub use parameters::Configure;
 pub use query::{
     Context, NoArguments, Operation, OperationInContext, Payload, Queries, Query, QueryError,
     Question,
 };
+pub use react::{Emitted, Outputs, Republisher};
 pub use reject::Reject;
+pub use route::{Incoming, Keys, Route};
 pub use time::Timestamp;
 pub use view::View;
 
@@ -88,9 +133,11 @@ pub use {prost, serde, serde_json};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::abi;
-    pub use crate::fold::fold_batch;
+    pub use crate::fold::{fold_batch, react_batch};
     pub use crate::guest::enter;
     pub use crate::migrate::migrate;
     pub use crate::parameters::configure;
     pub use crate::query::{answer, describe};
+    pub use crate::react::Records;
+    pub use crate::route::route_batch;
 }

@@ -3,7 +3,8 @@
 //! Implemented by plugins; called by the fold glue (in the sandbox) and by the test driver. The
 //! contract of purity that everything in foldhost rests on is told here.
 
-use crate::{Codec, Event, Reject};
+use crate::react::Records;
+use crate::{Codec, Event, Inputs, Reject};
 
 /// A view: events → one state per key.
 ///
@@ -47,9 +48,13 @@ pub trait View: 'static {
     /// What is kept per key. A key without state is `None`, never a default value.
     type State: Codec;
 
-    /// What the values of records are decoded as. A view of several topics with different formats
-    /// takes [`Raw`](crate::Raw) and looks at [`Event::input`].
-    type Event: Codec;
+    /// What the values of records are decoded as: a [`Codec`], or an enum with a variant per topic
+    /// where several topics are written in different formats (see [`inputs!`](crate::inputs)).
+    type Event: Inputs;
+
+    /// Whether `fold_into` emits records; what is one must not be exported as a mere view.
+    #[doc(hidden)]
+    const EMITS: bool = false;
 
     /// Applies one event to the state of its key: changes it, replaces it, or sets it to `None`.
     ///
@@ -62,4 +67,15 @@ pub trait View: 'static {
     /// A panic is a trap: the host finds the event, treats it like a rejected one, and logs message
     /// and place. Return an error instead where the reason is known.
     fn fold(state: &mut Option<Self::State>, event: &Event<Self::Event>) -> Result<(), Reject>;
+
+    /// What the glue calls: a view folds, a [`Republisher`](crate::Republisher) emits records beside.
+    /// Here, so that one glue and one test driver serve both.
+    #[doc(hidden)]
+    fn fold_into(
+        state: &mut Option<Self::State>,
+        event: &Event<Self::Event>,
+        _records: &mut Records,
+    ) -> Result<(), Reject> {
+        Self::fold(state, event)
+    }
 }

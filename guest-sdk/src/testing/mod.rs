@@ -2,12 +2,16 @@
 //!
 //! Used by plugin authors. It packs records into the columns that the host sends, calls the same glue
 //! that runs in the sandbox, and checks what comes back as the host does; so what passes here folds
-//! there.
+//! there. Views and republishers have the same driver; a republisher's has
+//! [`react`](Driver::react) and [`outputs`](Driver::outputs) beside.
 
 mod check;
 mod migrate;
+mod pack;
 mod play;
+mod react;
 mod record;
+mod route;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,13 +19,13 @@ use std::marker::PhantomData;
 
 pub use record::{Record, When};
 
-use self::play::Partition;
+use self::play::{Partition, Rejected};
 use crate::abi::query::Request;
 use crate::abi::types::{CallContext, Payload as AbiPayload};
 use crate::fold::read_state;
 use crate::log::{self, Level};
 use crate::parameters::{self, Parameters};
-use crate::{Configure, Payload, Query, QueryError, Reject, Timestamp, View, query};
+use crate::{Configure, Key, Payload, Query, QueryError, Reject, Timestamp, View, query};
 
 /// A partition of a host in miniature: it folds records and answers questions.
 ///
@@ -57,6 +61,8 @@ pub struct Driver<V: View> {
     base: check::States,
     sent: Vec<Record>,
     rejections: Vec<Rejection>,
+    /// What a republisher has emitted.
+    outputs: Vec<Record>,
     logs: Vec<(Level, String)>,
     parameters: Option<Parameters>,
     now: Timestamp,
@@ -69,10 +75,22 @@ pub struct Driver<V: View> {
 pub struct Rejection {
     /// Which of all records that were sent, from 0.
     pub record: usize,
-    /// Its key.
+    /// The key under which it was to be folded; where it never came to that, its own (empty if it has
+    /// none).
     pub key: Vec<u8>,
-    /// What the view says.
+    /// What the plugin says.
     pub reject: Reject,
+}
+
+impl Rejected {
+    /// As a record of all, of which the batch begins with number `first`.
+    fn numbered(self, first: usize) -> Rejection {
+        Rejection {
+            record: first + self.index,
+            key: self.key,
+            reject: self.reject,
+        }
+    }
 }
 
 impl<V: View> Default for Driver<V> {
@@ -92,7 +110,7 @@ impl<V: View> fmt::Debug for Driver<V> {
 }
 
 impl<V: View> Driver<V> {
-    /// An empty partition; for a view without parameters.
+    /// An empty partition; for a plugin without parameters.
     pub fn new() -> Self {
         Self::with_parameters(None)
     }
@@ -103,6 +121,7 @@ impl<V: View> Driver<V> {
             base: check::States::new(),
             sent: Vec::new(),
             rejections: Vec::new(),
+            outputs: Vec::new(),
             logs: Vec::new(),
             parameters,
             now: Timestamp::default(),
@@ -114,10 +133,11 @@ impl<V: View> Driver<V> {
     /// Folds one record.
     ///
     /// # Errors
-    /// The view rejects it, or it cannot be decoded. The state of its key is as before, and the
-    /// driver goes on (as a host does under `on-error = "dead-letter"`).
+    /// The plugin rejects it, or it cannot be decoded. The state of its key is as before, and the
+    /// driver goes on (as a host does under `on-error = "dead-letter"`). Of a record that is routed to
+    /// several keys, the first rejection.
     pub fn send(&mut self, record: Record) -> Result<(), Reject> {
-        match self.send_all([record]).pop() {
+        match self.send_all([record]).into_iter().next() {
             Some(rejection) => Err(rejection.reject),
             None => Ok(()),
         }
@@ -129,17 +149,12 @@ impl<V: View> Driver<V> {
         self.sent.extend(records);
         let batch = &self.sent[first..];
         let partition = &mut self.partition;
-        let rejected = scope(&mut self.logs, &self.parameters, || {
+        let outcome = scope(&mut self.logs, &self.parameters, || {
             partition.fold::<V>(batch)
         });
-        let rejected: Vec<_> = rejected
-            .into_iter()
-            .map(|(index, reject)| Rejection {
-                record: first + index,
-                key: batch[index].key().to_vec(),
-                reject,
-            })
-            .collect();
+        self.outputs.extend(outcome.outputs);
+        let rejected = outcome.rejected.into_iter();
+        let rejected: Vec<_> = rejected.map(|r| r.numbered(first)).collect();
         self.rejections.extend_from_slice(&rejected);
         rejected
     }
@@ -148,14 +163,15 @@ impl<V: View> Driver<V> {
     ///
     /// # Panics
     /// The state cannot be decoded: the codec does not read what it writes.
-    pub fn state(&self, key: impl AsRef<[u8]>) -> Option<V::State> {
-        let bytes = self.state_bytes(key.as_ref())?;
-        Some(read_state::<V>(key.as_ref(), bytes))
+    pub fn state(&self, key: impl Key) -> Option<V::State> {
+        let bytes = self.state_bytes(&key)?;
+        Some(read_state::<V>(&key.to_key(), bytes))
     }
 
     /// The state of a key as the host stores it.
-    pub fn state_bytes(&self, key: impl AsRef<[u8]>) -> Option<&[u8]> {
-        self.partition.states.get(key.as_ref()).map(Vec::as_slice)
+    pub fn state_bytes(&self, key: impl Key) -> Option<&[u8]> {
+        let state = self.partition.states.get(&key.to_key());
+        state.map(Vec::as_slice)
     }
 
     /// All keys that have a state, with its bytes, in the order of the keys.
@@ -183,8 +199,8 @@ impl<V: View> Driver<V> {
         self.principal = principal.map(str::to_owned);
     }
 
-    /// Checks that everything sent so far is folded to the same bytes and the same rejections however
-    /// it is cut into batches: as it was sent, in one batch, one by one, and in threes behind an
+    /// Checks that everything sent so far is folded to the same bytes and the same rejections (and of a
+    /// republisher: emits the same records in the same order) however it is cut into batches: as it was sent, in one batch, one by one, and in threes behind an
     /// event that does not count. That finds what a host would find too late: order by address
     /// (`HashMap`), a clock, chance, and anything kept in a global or thread-local from one event to
     /// the next, since every run finds there what the runs before it left.
@@ -192,10 +208,18 @@ impl<V: View> Driver<V> {
     /// # Panics
     /// Two runs differ; the message says which, for which key, and how.
     pub fn assert_deterministic(&mut self) {
-        let (partition, base, sent) = (&self.partition, &self.base, &self.sent);
-        let rejections = &self.rejections;
+        let own = check::Run {
+            states: self.partition.states.clone(),
+            rejects: check::rejects(&self.rejections),
+            outputs: self.outputs.clone(),
+        };
+        let log = check::Log {
+            base: &self.base,
+            sent: &self.sent,
+            route: self.partition.route,
+        };
         scope(&mut self.logs, &self.parameters, || {
-            check::deterministic::<V>(partition, rejections, base, sent);
+            check::deterministic::<V>(&own, log);
         });
     }
 
@@ -203,14 +227,19 @@ impl<V: View> Driver<V> {
     /// every record twice in a row, and then as a whole twice, must end in the same bytes.
     ///
     /// Not every view has to pass: a count of records does not. The host folds every record of the log
-    /// exactly once; this is about producers that write a record twice.
+    /// exactly once; this is about producers that write a record twice. Of a republisher it looks at the
+    /// states only; see [`assert_idempotent_outputs`](Self::assert_idempotent_outputs).
     ///
     /// # Panics
     /// A state differs; the message says of which key, and how.
     pub fn assert_idempotent(&mut self) {
-        let (base, sent) = (&self.base, &self.sent);
+        let log = check::Log {
+            base: &self.base,
+            sent: &self.sent,
+            route: self.partition.route,
+        };
         scope(&mut self.logs, &self.parameters, || {
-            check::idempotent::<V>(base, sent);
+            check::idempotent::<V>(log);
         });
     }
 }
@@ -236,7 +265,7 @@ impl<V: Query> Driver<V> {
     /// The answer is not JSON; use [`ask`](Self::ask).
     pub fn query(
         &mut self,
-        key: impl AsRef<[u8]>,
+        key: impl Key,
         name: &str,
         arguments: &[(&str, &str)],
     ) -> Result<serde_json::Value, QueryError> {
@@ -251,14 +280,14 @@ impl<V: Query> Driver<V> {
     /// What the view says, and what is wrong with the arguments.
     pub fn ask(
         &mut self,
-        key: impl AsRef<[u8]>,
+        key: impl Key,
         name: &str,
         arguments: &[(&str, &str)],
         body: Option<Payload>,
     ) -> Result<Payload, QueryError> {
-        let key = key.as_ref();
-        let state = self.partition.states.get(key).map(Vec::as_slice);
-        let change = state.and(self.partition.changes.get(key));
+        let key = key.to_key();
+        let state = self.partition.states.get(&key).map(Vec::as_slice);
+        let change = state.and(self.partition.changes.get(&key));
         let request = Request {
             name: name.to_owned(),
             arguments: owned(arguments),
@@ -276,7 +305,7 @@ impl<V: Query> Driver<V> {
             },
         };
         scope(&mut self.logs, &self.parameters, || {
-            query::ask::<V>(key, state, request)
+            query::ask::<V>(&key, state, request)
         })
     }
 }

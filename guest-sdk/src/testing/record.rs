@@ -1,24 +1,28 @@
-//! [`Record`]: what a test sends to a [`Driver`](super::Driver).
+//! [`Record`]: what a test sends to a [`Driver`](super::Driver), and what a republisher emits there.
 
-use crate::{Codec, Timestamp};
+use std::fmt;
 
-/// A record of an input topic.
+use crate::{Codec, Inputs, Key, Timestamp};
+
+/// A record of a topic.
 ///
 /// ```
 /// use foldhost_sdk::testing::Record;
 /// use foldhost_sdk::{Json, Timestamp};
 ///
 /// let plain = Record::new("key", &Json(1));
-/// let full = Record::raw("key", r#"{"a":1}"#)
+/// let full = Record::raw(7_i64, r#"{"a":1}"#)
 ///     .at("2013-01-01T10:00:00Z")     // or a Timestamp, or milliseconds
 ///     .header("source", "test")
 ///     .input(1);                      // from the second topic of the manifest's inputs
 /// let gone = Record::tombstone("key").at(Timestamp::from_millis(5));
-/// # assert_eq!(full.key(), b"key");
+/// # assert_eq!(full.key(), Some(&[0, 0, 0, 0, 0, 0, 0, 7][..]));
+/// # assert_eq!(plain.value_as::<Json<u8>>(), Some(Json(1)));
+/// # assert_eq!(gone.value(), None);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Record {
-    pub(super) key: Vec<u8>,
+    pub(super) key: Option<Vec<u8>>,
     pub(super) value: Option<Vec<u8>>,
     pub(super) timestamp: Timestamp,
     pub(super) headers: Vec<(String, Option<Vec<u8>>)>,
@@ -26,13 +30,20 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record with an encoded value, from the first input, at the Unix epoch.
-    pub fn new(key: impl Into<Vec<u8>>, value: &impl Codec) -> Self {
-        Self::raw(key, value.to_bytes())
+    /// A record with an encoded value, at the Unix epoch, from the first input; an event of several
+    /// inputs ([`inputs!`](crate::inputs)) comes from its own.
+    ///
+    /// # Panics
+    /// The event's input has an index above 255.
+    pub fn new(key: impl Key, value: &impl Inputs) -> Self {
+        let mut bytes = Vec::new();
+        value.encode_value(&mut bytes);
+        let input = u8::try_from(value.input()).expect("a plugin has at most 256 inputs");
+        Self::raw(key, bytes).input(input)
     }
 
     /// A record with a value of these bytes, whatever they are.
-    pub fn raw(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+    pub fn raw(key: impl Key, value: impl Into<Vec<u8>>) -> Self {
         Self {
             value: Some(value.into()),
             ..Self::tombstone(key)
@@ -40,14 +51,20 @@ impl Record {
     }
 
     /// A record without a value.
-    pub fn tombstone(key: impl Into<Vec<u8>>) -> Self {
+    pub fn tombstone(key: impl Key) -> Self {
         Self {
-            key: key.into(),
+            key: Some(key.to_key()),
             value: None,
             timestamp: Timestamp::default(),
             headers: Vec::new(),
             input: 0,
         }
+    }
+
+    /// Takes the key away: a record that only a plugin with [`Route`](crate::Route) can fold.
+    pub fn without_key(mut self) -> Self {
+        self.key = None;
+        self
     }
 
     /// Sets the record's time.
@@ -75,8 +92,52 @@ impl Record {
     }
 
     /// The key.
-    pub fn key(&self) -> &[u8] {
-        &self.key
+    pub fn key(&self) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    /// The value; `None` is a tombstone.
+    pub fn value(&self) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
+    /// The value, decoded; `None` is a tombstone.
+    ///
+    /// # Panics
+    /// It cannot be decoded.
+    pub fn value_as<C: Codec>(&self) -> Option<C> {
+        let bytes = self.value()?;
+        Some(C::decode(bytes).unwrap_or_else(|error| panic!("{self:?} cannot be decoded: {error}")))
+    }
+
+    /// The time.
+    pub fn timestamp(&self) -> Timestamp {
+        self.timestamp
+    }
+
+    /// The headers, in their order.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        let headers = self.headers.iter();
+        headers.map(|(name, value)| (name.as_str(), value.as_deref()))
+    }
+}
+
+/// As text where there is text: it is read in the message of a failed assertion.
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |bytes: &Option<Vec<u8>>| {
+            let bytes = bytes.as_ref();
+            bytes.map_or("none".to_owned(), |b| format!("`{}`", b.escape_ascii()))
+        };
+        write!(f, "Record({} = {}", text(&self.key), text(&self.value))?;
+        write!(f, " at {}", self.timestamp)?;
+        if self.input > 0 {
+            write!(f, " from input {}", self.input)?;
+        }
+        for (name, value) in &self.headers {
+            write!(f, ", {name}: {}", text(value))?;
+        }
+        f.write_str(")")
     }
 }
 

@@ -1,4 +1,8 @@
-//! The driver must find every kind of impurity, and the glue must keep its promises.
+//! The driver must find every kind of impurity, and the glue must keep its promises; of republishers and
+//! routes in modules of their own.
+
+mod react;
+mod route;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};

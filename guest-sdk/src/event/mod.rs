@@ -1,11 +1,17 @@
-//! [`Event`]: one record as a view's `fold` sees it, read in place from the batch.
+//! [`Event`]: one record as `fold` and `react` see it, read in place from the batch.
 //!
 //! Made by the fold glue, one per record and without allocation of its own; what it gives out
 //! borrows from the batch. Invariant: all columns of the batch have one item per record.
 
+mod headers;
+
+pub use headers::Header;
+pub(crate) use headers::HeaderTable;
+
 use crate::abi::types::{Events, States};
+use crate::cloudevents::CloudEvent;
 use crate::columns::item;
-use crate::{Reject, Timestamp};
+use crate::{FromKey, Reject, Timestamp};
 
 /// One record of an input topic, with its decoded value.
 ///
@@ -62,17 +68,12 @@ impl<'a, E> Event<'a, E> {
         self.value.as_ref()
     }
 
-    /// The record's value, for views that have no use for tombstones.
+    /// The record's value, for plugins that have no use for tombstones.
     ///
     /// # Errors
     /// A tombstone: the rejection `no-value`.
     pub fn required(&self) -> Result<&E, Reject> {
-        self.value.as_ref().ok_or_else(|| {
-            Reject::new(
-                Reject::NO_VALUE,
-                "the record has no value (a tombstone), and this view needs one",
-            )
-        })
+        self.value.as_ref().ok_or_else(no_value)
     }
 
     /// The key under which the record is folded; the state belongs to it.
@@ -86,8 +87,27 @@ impl<'a, E> Event<'a, E> {
     /// # Errors
     /// The key is not UTF-8: the rejection `bad-key`.
     pub fn key_str(&self) -> Result<&'a str, Reject> {
-        std::str::from_utf8(self.key())
-            .map_err(|_| Reject::new(Reject::BAD_KEY, "the record's key is not UTF-8"))
+        self.key_as()
+    }
+
+    /// The key as an integer, 16 bytes (a UUID), or any other type that is [`FromKey`].
+    ///
+    /// # Errors
+    /// The bytes are no such key: the rejection `bad-key`.
+    ///
+    /// ```
+    /// # use foldhost_sdk::{Event, Raw, Reject};
+    /// fn customer(event: &Event<Raw>) -> Result<i64, Reject> {
+    ///     event.key_as()
+    /// }
+    /// ```
+    pub fn key_as<K: FromKey<'a>>(&self) -> Result<K, Reject> {
+        K::from_key(self.key()).map_err(|error| {
+            Reject::new(
+                Reject::BAD_KEY,
+                format!("the record's key cannot be read: {error}"),
+            )
+        })
     }
 
     /// The record's own key where `route` named another, if the manifest asks for it and the record
@@ -129,42 +149,34 @@ impl<'a, E> Event<'a, E> {
 
     /// All headers of the record, in its order; none where the manifest does not ask for headers.
     pub fn headers(&self) -> impl Iterator<Item = Header<'a>> + use<'a, E> {
-        let batch = self.batch;
-        let range = match &batch.header_ends {
-            Some(ends) if self.index > 0 => ends[self.index - 1]..ends[self.index],
-            Some(ends) => 0..ends[self.index],
-            None => 0..0,
-        };
-        range.filter_map(|position| {
-            let headers = batch.events.headers.as_ref()?;
-            Some(Header {
-                name: headers.names.item(position),
-                value: headers.values.item(position),
-            })
-        })
+        self.batch.headers.of(self.index)
     }
 
     /// The value of the last header of that name (the newest, by Kafka's custom), if it has one.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        self.headers()
-            .filter(|header| header.name == name.as_bytes())
-            .last()
-            .and_then(|header| header.value)
+        self.batch.headers.last(self.index, name)
     }
 
     /// As [`header`](Self::header), where the value is UTF-8.
     pub fn header_str(&self, name: &str) -> Option<&'a str> {
         std::str::from_utf8(self.header(name)?).ok()
     }
+
+    /// The attributes of a CloudEvent in Kafka's binary mode; see [`cloudevents`](crate::cloudevents).
+    ///
+    /// # Errors
+    /// The record is none, or the manifest does not ask for headers: the rejection `no-cloud-event`.
+    pub fn cloud_event(&self) -> Result<CloudEvent<'a>, Reject> {
+        CloudEvent::read(&self.batch.headers, self.index)
+    }
 }
 
-/// One header of a record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Header<'a> {
-    /// The name, UTF-8.
-    pub name: &'a [u8],
-    /// The value; a header may have none.
-    pub value: Option<&'a [u8]>,
+/// What a tombstone is where a value is needed.
+pub(crate) fn no_value() -> Reject {
+    Reject::new(
+        Reject::NO_VALUE,
+        "the record has no value (a tombstone), and this plugin needs one",
+    )
 }
 
 /// Where a record was before a merge topic.
@@ -181,25 +193,15 @@ pub struct Origin {
 pub(crate) struct Batch<'a> {
     pub(crate) states: &'a States,
     pub(crate) events: &'a Events,
-    /// Per record, the end of its headers in the headers' columns.
-    header_ends: Option<Vec<usize>>,
+    headers: HeaderTable<'a>,
 }
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(states: &'a States, events: &'a Events) -> Self {
-        let header_ends = events.headers.as_ref().map(|headers| {
-            let counts = headers.counts.iter();
-            counts
-                .scan(0, |end, count| {
-                    *end += *count as usize;
-                    Some(*end)
-                })
-                .collect()
-        });
         Self {
             states,
             events,
-            header_ends,
+            headers: HeaderTable::new(events.headers.as_ref()),
         }
     }
 
