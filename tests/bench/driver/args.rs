@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// Shown with every wrong argument.
-pub(crate) const USAGE: &str = "usage: tests/bench/run [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
+pub(crate) const USAGE: &str = "usage: tests/bench/run [--growth] [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
                          [--json FILE] [--results FILE]";
 
 /// Events of one input, as the issue of speed asks.
@@ -25,13 +25,15 @@ pub(crate) enum Command {
 /// What is measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Args {
+    /// Whether it is foldhost alone, as what it has to do grows.
+    pub(crate) growth: bool,
     /// Whether one short round is enough.
     pub(crate) quick: bool,
     /// How often each contestant runs on each input.
     pub(crate) rounds: usize,
     /// Events of one input.
     pub(crate) events: u64,
-    /// Contestants; empty = all.
+    /// Contestants, or parts of `--growth`; empty = all.
     pub(crate) only: Vec<String>,
     /// Where the medians go.
     pub(crate) json: Option<PathBuf>,
@@ -73,12 +75,13 @@ impl Args {
 
 fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
     let mut args = Args {
+        growth: false,
         quick: false,
         rounds: 0,
         events: 0,
         only: Vec::new(),
         json: None,
-        results: PathBuf::from("tests/bench/RESULTS.md"),
+        results: PathBuf::new(),
         jvm: PathBuf::new(),
         component: PathBuf::new(),
     };
@@ -89,6 +92,7 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
                 .with_context(|| format!("{word} needs a value"))
         };
         match word.as_str() {
+            "--growth" => args.growth = true,
             "--quick" => args.quick = true,
             "--rounds" => args.rounds = number(&value()?)?,
             "--events" => args.events = number(&value()?)?,
@@ -101,10 +105,19 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
         }
     }
     if args.rounds == 0 {
-        args.rounds = if args.quick { 1 } else { ROUNDS };
+        // A curve compares what was measured within minutes of each other, and there is one contestant.
+        args.rounds = if args.quick || args.growth { 1 } else { ROUNDS };
     }
     if args.events == 0 {
         args.events = if args.quick { EVENTS_QUICK } else { EVENTS };
+    }
+    if args.results.as_os_str().is_empty() {
+        let file = if args.growth {
+            "GROWTH.md"
+        } else {
+            "RESULTS.md"
+        };
+        args.results = PathBuf::from("tests/bench").join(file);
     }
     Ok(args)
 }

@@ -12,17 +12,16 @@ use serde_json::Value;
 use foldhost_tests::host::{Host, Start};
 use foldhost_tests::http::{Client, number};
 use foldhost_tests::kafka::Broker;
-use foldhost_tests::memory;
-use foldhost_tests::wait::free_port;
+use foldhost_tests::wait::{free_port, wait_until_ok};
+use foldhost_tests::{memory, operate};
 
 use crate::args::Args;
 use crate::child::{Pass, WITHIN, pass};
 use crate::input::{Check, Input};
 use crate::measure;
-use crate::topic::PARTITIONS;
 
 /// Name under which the plugin runs.
-const PLUGIN: &str = "count-and-last";
+pub(crate) const PLUGIN: &str = "count-and-last";
 /// Between two questions how far it is: the error of every time here.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -78,16 +77,50 @@ impl Foldhost {
         format!("/v1/views/{PLUGIN}/keys/{key}")
     }
 
+    /// A client of it.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Deploys the fold on an input.
     ///
     /// # Errors
     /// If it is refused.
     pub(crate) fn deploy(&self, args: &Args, input: &Input) -> Result<()> {
+        self.deploy_as(PLUGIN, args, &input.topic)
+    }
+
+    /// Deploys the fold under another name.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub(crate) fn deploy_as(&self, name: &str, args: &Args, topic: &str) -> Result<()> {
         let component = fs::read(&args.component)
             .with_context(|| format!("no component at {}", args.component.display()))?;
-        let topic = format!("topic=events={}", input.topic);
-        self.client.deploy(PLUGIN, &topic, component)?.success()?;
+        let topic = format!("topic=events={topic}");
+        self.client.deploy(name, &topic, component)?.success()?;
         Ok(())
+    }
+
+    /// Waits until a plugin is live and has folded all there is.
+    ///
+    /// # Errors
+    /// If it does not get there.
+    pub(crate) fn wait_caught_up(&self, name: &str) -> Result<()> {
+        self.host.wait_caught_up(name, WITHIN)
+    }
+
+    /// Waits until a plugin has folded so many events; how many it has then.
+    ///
+    /// # Errors
+    /// If it does not get there.
+    pub(crate) fn wait_folded(&self, name: &str, events: u64) -> Result<u64> {
+        let what = format!("{name} to fold {events} events");
+        wait_until_ok(WITHIN, &what, || {
+            let folded = folded(&operate::plugin(&self.client, name)?)?;
+            ensure!(folded >= events, "it has {folded}");
+            Ok(folded)
+        })
     }
 
     /// Deploys the fold and waits until it has everything.
@@ -131,7 +164,15 @@ impl Foldhost {
     /// # Errors
     /// If an answer has another shape.
     pub(crate) fn check(&self) -> Result<Check> {
-        let url = format!("{}/v1/views/{PLUGIN}/keys", self.client.base());
+        self.check_of(PLUGIN)
+    }
+
+    /// As [`Self::check`], of the fold under another name.
+    ///
+    /// # Errors
+    /// As [`Self::check`].
+    pub(crate) fn check_of(&self, name: &str) -> Result<Check> {
+        let url = format!("{}/v1/views/{name}/keys", self.client.base());
         let client = reqwest::blocking::Client::builder()
             .timeout(WITHIN)
             .build()?;
@@ -232,6 +273,6 @@ fn is_live(client: &Client, path: &str, input: &Input) -> bool {
     let live = partitions
         .iter()
         .filter(|partition| partition["status"] == "live");
-    i32::try_from(live.count()) == Ok(PARTITIONS)
+    i32::try_from(live.count()) == Ok(input.partitions)
         && folded(&plugin).is_ok_and(|folded| folded >= input.events)
 }

@@ -3,8 +3,10 @@
 //!
 //! Invariant: the first `keys` events have every key once, the others are spread by chance.
 
-/// Bytes of every value.
-pub(crate) const VALUE_BYTES: usize = 100;
+use crate::topic::PARTITIONS;
+
+/// Bytes of every value, where nothing else is asked for.
+const VALUE_BYTES: usize = 100;
 /// Goes once round any number of keys that it does not share a factor with.
 const STEP: u64 = 7_368_787;
 
@@ -12,13 +14,17 @@ const STEP: u64 = 7_368_787;
 #[derive(Debug, Clone)]
 pub(crate) struct Input {
     /// Short name, as in the report: `100k`, `1m`.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Its topic.
     pub(crate) topic: String,
+    /// Partitions of the topic.
+    pub(crate) partitions: i32,
     /// Distinct keys.
     pub(crate) keys: u64,
     /// Events.
     pub(crate) events: u64,
+    /// Bytes of every value; at least 20.
+    pub(crate) value_bytes: usize,
 }
 
 /// What a state says when all is folded, as the contestants' `check` lines give it.
@@ -34,12 +40,14 @@ pub(crate) struct Check {
 
 impl Input {
     /// An input of the benchmark.
-    pub(crate) fn new(name: &'static str, keys: u64, events: u64) -> Self {
+    pub(crate) fn new(name: &str, keys: u64, events: u64) -> Self {
         Self {
-            name,
+            name: name.to_owned(),
             topic: format!("bench-{name}"),
+            partitions: PARTITIONS,
             keys,
             events,
+            value_bytes: VALUE_BYTES,
         }
     }
 
@@ -52,6 +60,23 @@ impl Input {
         }
     }
 
+    /// Value of event `n`: its number, then letters by chance, so that nothing compresses well.
+    pub(crate) fn write_value(&self, n: u64, into: &mut Vec<u8>) {
+        into.clear();
+        into.extend_from_slice(format!("{n:020}").as_bytes());
+        let mut word = scramble(n ^ 0x5eed);
+        while into.len() < self.value_bytes {
+            word = scramble(word);
+            for byte in word
+                .to_le_bytes()
+                .into_iter()
+                .take(self.value_bytes - into.len())
+            {
+                into.push(b'a' + byte % 26);
+            }
+        }
+    }
+
     /// What the state must say.
     pub(crate) fn check(&self) -> Check {
         let keys = usize::try_from(self.keys).expect("fits this machine");
@@ -61,7 +86,7 @@ impl Input {
             *count += 1;
             *last = n;
         }
-        let mut value = Vec::with_capacity(VALUE_BYTES);
+        let mut value = Vec::with_capacity(self.value_bytes);
         let mut check = Check {
             keys: 0,
             events: 0,
@@ -69,7 +94,7 @@ impl Input {
         };
         for (key, &(count, last)) in (0..).zip(&seen) {
             if count > 0 {
-                write_value(last, &mut value);
+                self.write_value(last, &mut value);
                 check.add(key_text(key).as_bytes(), count, &value);
             }
         }
@@ -89,23 +114,6 @@ impl Check {
 /// How key `number` is written.
 pub(crate) fn key_text(number: u64) -> String {
     format!("key-{number}")
-}
-
-/// Value of event `n`: its number, then letters by chance, so that nothing compresses well.
-pub(crate) fn write_value(n: u64, into: &mut Vec<u8>) {
-    into.clear();
-    into.extend_from_slice(format!("{n:020}").as_bytes());
-    let mut word = scramble(n ^ 0x5eed);
-    while into.len() < VALUE_BYTES {
-        word = scramble(word);
-        for byte in word
-            .to_le_bytes()
-            .into_iter()
-            .take(VALUE_BYTES - into.len())
-        {
-            into.push(b'a' + byte % 26);
-        }
-    }
 }
 
 /// FNV-1a, 64 bits, of the key, the count (8 bytes, little-endian) and the last value.

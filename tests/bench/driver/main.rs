@@ -1,5 +1,6 @@
 //! The benchmark's driver, started by `tests/bench/run`: a real broker, the inputs, then every contestant in
-//! turn on the same topics, round after round; each checked, measured from outside, and put into a report.
+//! turn on the same topics, round after round; each checked, measured from outside, and put into a report. Or, with
+//! `--growth`, foldhost alone, as what it has to do grows.
 //!
 //! Invariant: nothing is reported of a contestant whose final state was not found to be right.
 
@@ -13,6 +14,7 @@
 mod args;
 mod child;
 mod foldhost;
+mod growth;
 mod input;
 mod jvm;
 mod limit;
@@ -47,12 +49,16 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<()> {
-    let measured = rounds::run(args)?;
-    let text = report::table(args, &measured);
+    let (text, medians) = if args.growth {
+        growth::run(args)?
+    } else {
+        let measured = rounds::run(args)?;
+        (report::table(args, &measured), report::medians(&measured))
+    };
     println!("{text}");
     std::fs::write(&args.results, &text)?;
     if let Some(file) = &args.json {
-        std::fs::write(file, report::medians(&measured).to_string())?;
+        std::fs::write(file, medians.to_string())?;
     }
     eprintln!("bench: everything was measured and found correct");
     Ok(())

@@ -244,7 +244,8 @@ fn settings(text: &mut String, measured: &Measured) {
     }
 }
 
-fn shown(value: f64) -> String {
+/// A number for people.
+pub(crate) fn shown(value: f64) -> String {
     match value {
         value if value >= 1e9 => format!("{:.2} G", value / 1e9),
         value if value >= 1e6 => format!("{:.2} M", value / 1e6),
@@ -254,7 +255,8 @@ fn shown(value: f64) -> String {
     }
 }
 
-fn machine() -> String {
+/// What all this ran on.
+pub(crate) fn machine() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info
         .lines()

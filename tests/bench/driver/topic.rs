@@ -12,9 +12,9 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use foldhost_tests::kafka::Broker;
 
-use crate::input::{Input, key_text, write_value};
+use crate::input::{Input, key_text};
 
-/// Partitions of every topic.
+/// Partitions of a topic, where nothing else is asked for.
 pub(crate) const PARTITIONS: i32 = 4;
 const WRITTEN_WITHIN: Duration = Duration::from_secs(120);
 /// Events between two looks at the clock.
@@ -25,13 +25,13 @@ const PACE_EVENTS: u64 = 200;
 /// # Errors
 /// If the broker does not take it.
 pub(crate) fn fill(broker: &Broker, input: &Input) -> Result<()> {
-    broker.create_topic(&input.topic, PARTITIONS)?;
+    broker.create_topic(&input.topic, input.partitions)?;
     let writer = Writer::new(broker)?;
     for n in 0..input.events {
         writer.write(input, n)?;
     }
     writer.finish()?;
-    let written: i64 = (0..PARTITIONS)
+    let written: i64 = (0..input.partitions)
         .map(|partition| Ok(broker.range(&input.topic, partition)?.1))
         .sum::<Result<i64>>()?;
     ensure!(
@@ -63,7 +63,7 @@ impl Writer {
     fn write(&self, input: &Input, n: u64) -> Result<()> {
         let key = key_text(input.key_of(n));
         let mut value = Vec::new();
-        write_value(n, &mut value);
+        input.write_value(n, &mut value);
         let mut record = BaseRecord::to(&input.topic).key(&key).payload(&value);
         loop {
             match self.producer.send(record) {

@@ -1,0 +1,246 @@
+//! The report of `--growth`: goals first, then a table for each part that was measured.
+
+use std::fmt::Write as _;
+
+use super::curves::{Curve, Point, figure};
+use super::{Figures, idle, neighbours};
+use crate::args::Args;
+use crate::report::{machine, shown};
+
+/// Most that an event may cost with a million keys, in what it costs with a thousand.
+const KEYS_RATIO_MAX: f64 = 1.5;
+/// Resident bytes below which an idle partition must stay.
+const IDLE_BYTES_MAX: f64 = 300_000.0;
+/// CPU time of an idle partition that can be measured: ten microseconds a second are a hundredth of a per mille.
+const IDLE_CPU_US_MAX: f64 = 10.0;
+/// What a neighbour that loops may make of the slowest hundredth of others' answers.
+const NEIGHBOUR_RATIO_MAX: f64 = 3.0;
+
+/// The whole report.
+pub(super) fn text(args: &Args, curves: &[Curve], figures: &Figures) -> String {
+    let mut text = String::from("# Growth and isolation\n\n");
+    let size = if args.quick { ", quick" } else { "" };
+    let _ = writeln!(
+        text,
+        "Written by `tests/bench/run --growth`: {} round(s){size}, medians; foldhost with its defaults, broker and \
+         host on one machine ({}). CPU time is that of the host's process, from before the deployment; every \
+         state was compared with what the input's generator says.\n",
+        args.rounds,
+        machine()
+    );
+    goals(&mut text, curves, figures);
+    for curve in curves {
+        table(&mut text, curve, figures);
+    }
+    idle_table(&mut text, figures);
+    neighbours_table(&mut text, figures);
+    text
+}
+
+/// Rows of the table of goals: those about what was measured.
+#[derive(Default)]
+struct Goals(String);
+
+impl Goals {
+    fn row(&mut self, what: &str, is_below: bool, goal: &str, value: Option<f64>, shown: &str) {
+        if value.is_some() {
+            let reached = if is_below { "yes" } else { "**no**" };
+            let _ = writeln!(self.0, "| {what} | {goal} | {shown} | {reached} |");
+        }
+    }
+
+    fn ratio_at_most(&mut self, what: &str, goal: f64, value: Option<f64>) {
+        let found = value.unwrap_or(f64::NAN);
+        let goal_shown = format!("≤ {goal} ×");
+        self.row(what, found <= goal, &goal_shown, value, &times(found));
+    }
+
+    fn below(&mut self, what: &str, goal: f64, unit: &str, value: Option<f64>) {
+        let found = value.unwrap_or(f64::NAN);
+        let goal_shown = format!("< {}{unit}", shown(goal));
+        let found_shown = format!("{}{unit}", signed(found));
+        self.row(what, found < goal, &goal_shown, value, &found_shown);
+    }
+}
+
+fn goals(text: &mut String, curves: &[Curve], figures: &Figures) {
+    let mut goals = Goals::default();
+    let cpu = |curve: &str, point: &str| format!("{curve}_{point}_{}", figure::CPU);
+    let keys = figures.ratio(&cpu("keys", "1m"), &cpu("keys", "1k"));
+    goals.ratio_at_most(
+        "CPU for an event, 1 million keys against 1 thousand",
+        KEYS_RATIO_MAX,
+        keys,
+    );
+    let plugins = curves.iter().find(|curve| curve.name == "plugins");
+    if let Some(most) = plugins.and_then(|curve| curve.points.last()) {
+        let count = f64::from(u32::try_from(most.plugins).unwrap_or(u32::MAX));
+        let each = figures.ratio(&cpu("plugins", &most.input.name), &cpu("plugins", "1"));
+        let what = format!("CPU of {count} plugins on one topic against that of one");
+        goals.ratio_at_most(&what, count, each.map(|each| each * count));
+    }
+    let bytes = figures.median(idle::BYTES);
+    goals.below("memory of an idle partition", IDLE_BYTES_MAX, "B", bytes);
+    let idle_cpu = figures.median(idle::CPU);
+    goals.below(
+        "CPU of an idle partition, for each second",
+        IDLE_CPU_US_MAX,
+        " µs",
+        idle_cpu,
+    );
+    for (name, what) in neighbours::NEIGHBOURS {
+        let ratio = beside(figures, name);
+        let found = ratio.unwrap_or(f64::NAN);
+        let what = format!("p99 of point queries beside a plugin that {what}");
+        let goal = format!("< {NEIGHBOUR_RATIO_MAX} ×");
+        goals.row(
+            &what,
+            found < NEIGHBOUR_RATIO_MAX,
+            &goal,
+            ratio,
+            &times(found),
+        );
+    }
+    if !goals.0.is_empty() {
+        let rows = goals.0;
+        let _ = writeln!(
+            text,
+            "## Goals\n\n| | goal | measured | reached |\n|---|---|---|---|\n{rows}"
+        );
+    }
+}
+
+fn table(text: &mut String, curve: &Curve, figures: &Figures) {
+    let of = |point: &Point, figure: &str| figures.median(&curve.figure(point, figure));
+    let Some(base) = curve
+        .points
+        .first()
+        .and_then(|point| of(point, figure::CPU))
+    else {
+        return;
+    };
+    let per = if curve.name == "plugins" {
+        "CPU µs an event and plugin"
+    } else {
+        "CPU µs an event"
+    };
+    let (head, line) = if curve.again {
+        (
+            " every key seen: CPU µs an event | every key seen: events/s |",
+            "---|---|",
+        )
+    } else {
+        ("", "")
+    };
+    let _ = writeln!(
+        text,
+        "## {}\n\n| | events | {per} | against the first | events/s | peak memory, bytes |{head}\n\
+         |---|---|---|---|---|---|{line}",
+        curve.title
+    );
+    for point in &curve.points {
+        let (Some(cpu), Some(rate), Some(peak)) = (
+            of(point, figure::CPU),
+            of(point, figure::RATE),
+            of(point, figure::PEAK),
+        ) else {
+            continue;
+        };
+        #[allow(clippy::cast_precision_loss, reason = "for people")]
+        let events = shown(point.input.events as f64);
+        let _ = write!(
+            text,
+            "| {} | {events} | {} | {} | {} | {} |",
+            point.shown,
+            shown(cpu),
+            times(cpu / base),
+            shown(rate),
+            shown(peak)
+        );
+        if let (Some(cpu), Some(rate)) =
+            (of(point, figure::CPU_AGAIN), of(point, figure::RATE_AGAIN))
+        {
+            let _ = write!(text, " {} | {} |", shown(cpu), shown(rate));
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+}
+
+fn idle_table(text: &mut String, figures: &Figures) {
+    let (Some(bytes), Some(cpu)) = (figures.median(idle::BYTES), figures.median(idle::CPU)) else {
+        return;
+    };
+    text.push_str(
+        "## Idle partitions\n\n| | resident memory, bytes | CPU µs a second |\n|---|---|---|\n",
+    );
+    for partitions in idle::PARTITIONS {
+        let of = |figure: &str| {
+            let value = figures.median(&format!("idle_{partitions}_{figure}"));
+            signed(value.unwrap_or(f64::NAN))
+        };
+        let _ = writeln!(
+            text,
+            "| host with {partitions} | {} | {} |",
+            of("rss_bytes"),
+            of("cpu_us_per_s")
+        );
+    }
+    let _ = writeln!(
+        text,
+        "| **one more partition** | {} | {} |\n",
+        signed(bytes),
+        signed(cpu)
+    );
+}
+
+fn neighbours_table(text: &mut String, figures: &Figures) {
+    let row = |text: &mut String, name: &str, what: &str| {
+        let of = |quantile| figures.median(&neighbours::figure(name, quantile));
+        if let (Some(p50), Some(p99)) = (of("p50"), of("p99")) {
+            let against = beside(figures, name).map_or_else(String::new, times);
+            let _ = writeln!(
+                text,
+                "| {what} | {} | {} | {against} |",
+                shown(p50),
+                shown(p99)
+            );
+        }
+    };
+    if figures
+        .median(&neighbours::figure(neighbours::ALONE, "p99"))
+        .is_none()
+    {
+        return;
+    }
+    text.push_str(
+        "## Neighbours\n\nPoint queries of a view that is well behaved, one client at a time, while another plugin \
+         of the same host\n\n| | p50, µs | p99, µs | p99 against alone |\n|---|---|---|---|\n",
+    );
+    row(text, neighbours::ALONE, "is not there");
+    for (name, what) in neighbours::NEIGHBOURS {
+        row(text, name, what);
+    }
+    text.push('\n');
+}
+
+/// How many times the p99 alone it is beside a neighbour.
+fn beside(figures: &Figures, neighbour: &str) -> Option<f64> {
+    figures.ratio(
+        &neighbours::figure(neighbour, "p99"),
+        &neighbours::figure(neighbours::ALONE, "p99"),
+    )
+}
+
+fn times(ratio: f64) -> String {
+    format!("{ratio:.2} ×")
+}
+
+/// As [`shown`], also of a difference that came out below zero.
+fn signed(value: f64) -> String {
+    if value < 0.0 {
+        format!("−{}", shown(-value))
+    } else {
+        shown(value)
+    }
+}
