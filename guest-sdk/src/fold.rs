@@ -21,7 +21,7 @@ use crate::{Codec, Event, Inputs, Reject, Republisher, View, log};
 /// # Panics
 /// A state cannot be decoded, the columns contradict each other, or the view itself panics.
 pub fn fold_batch<V: View>(states: &States, events: &Events) -> Folded {
-    step::<V>(states, events).0
+    run::<V>(states, events).0
 }
 
 /// Folds a batch and gathers what is emitted: the export `react`.
@@ -34,6 +34,11 @@ pub fn react_batch<R: Republisher>(states: &States, events: &Events) -> (Folded,
 
 /// Either of them; a view emits nothing.
 pub(crate) fn step<V: View>(states: &States, events: &Events) -> (Folded, Emitted) {
+    let (folded, records) = run::<V>(states, events);
+    (folded, records.into_emitted(&events.timestamps))
+}
+
+fn run<V: View>(states: &States, events: &Events) -> (Folded, Records) {
     let keys = states.keys.len();
     let batch = Batch::new(states, events);
     let groups = Groups::new(&events.entities, keys);
@@ -49,7 +54,7 @@ pub(crate) fn step<V: View>(states: &States, events: &Events) -> (Folded, Emitte
         values,
         rejected: rejections.in_order(),
     };
-    (folded, records.into_emitted(&events.timestamps))
+    (folded, records)
 }
 
 /// Rejections come key by key and leave by index: a slot per event, made when the first one comes.
@@ -178,7 +183,9 @@ impl<'a, V: View> KeyFold<'a, V> {
                 Err(Refused::Undecodable(reject)) => rejections.add(index, reject),
                 Err(Refused::ByPlugin(reject)) => {
                     rejections.add(index, reject);
-                    records.rollback(before);
+                    if V::EMITS {
+                        records.rollback(before);
+                    }
                     self.restore(&group[self.covered..position]);
                     self.covered = position + 1;
                 }
@@ -191,7 +198,9 @@ impl<'a, V: View> KeyFold<'a, V> {
         let state = self
             .state
             .get_or_insert_with(|| decode_state::<V>(self.batch, self.entity, &self.checkpoint));
-        records.begin(index, event.timestamp().millis());
+        if V::EMITS {
+            records.begin(index, event.timestamp().millis());
+        }
         V::fold_into(state, &event, records).map_err(Refused::ByPlugin)
     }
 

@@ -52,7 +52,8 @@ pub trait View: 'static {
     /// where several topics are written in different formats (see [`inputs!`](crate::inputs)).
     type Event: Inputs;
 
-    /// Whether `fold_into` emits records; what is one must not be exported as a mere view.
+    /// Whether `fold_into` emits records: what does must not be exported as a mere view, and what does not
+    /// pays nothing for those that do.
     #[doc(hidden)]
     const EMITS: bool = false;
 
