@@ -19,18 +19,18 @@
 //! - `states_written`: states as large before as after; `latest` makes them of values as large, which it parses,
 //!   too. What is beyond `states_read` and `values` is the way back.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher as _;
 use std::path::Path;
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use foldhost::clock::Clock;
 use foldhost::limits;
 use foldhost::log::{Partitioner, RecordBatch};
-use foldhost::partition::{InstanceSlot, Source, States, Stepped, step};
+use foldhost::partition::{InstanceSlot, Place, Source, States, Stepped, step};
 use foldhost::plugin::engine::{EngineSettings, WasmEngine};
 use foldhost::plugin::{Parameters, PluginEngine as _};
 use foldhost::types::{Offset, Partition};
@@ -99,16 +99,12 @@ fn measure(
     value_bytes: usize,
 ) {
     let mut slot = slot(plugin);
-    let none = Held(HashMap::new());
-    let before = fold(&mut slot, &none, &batch(0, events, before_bytes));
-    let held = Held(
-        before
-            .changes
-            .into_iter()
-            .filter_map(|(key, state)| Some((key, state?.state)))
-            .collect(),
-    );
-    assert_eq!(held.0.len(), events, "every key has a state");
+    let before = fold(&mut slot, &Held::default(), &batch(0, events, before_bytes));
+    let mut held = Held::default();
+    for change in before.changes.iter() {
+        held.push(change.key, change.state.expect("it has one").state);
+    }
+    assert_eq!(held.states.len(), events, "every key has a state");
     let batch = batch(1, events, value_bytes);
     bencher
         .counter(ItemsCount::new(events))
@@ -116,11 +112,41 @@ fn measure(
 }
 
 /// States as the worker holds them for a step: all in memory.
-struct Held(HashMap<Bytes, Bytes>);
+#[derive(Default)]
+struct Held {
+    index: HashTable<u32>,
+    hasher: DefaultHashBuilder,
+    states: Vec<(Box<[u8]>, Box<[u8]>)>,
+}
+
+impl Held {
+    fn push(&mut self, key: &[u8], state: &[u8]) {
+        let at = u32::try_from(self.states.len()).expect("there are few");
+        self.states.push((key.into(), state.into()));
+        let Self {
+            index,
+            hasher,
+            states,
+        } = self;
+        let hash_of = |at: &u32| hasher.hash_one(&*states[*at as usize].0);
+        index.insert_unique(hash_of(&at), at, hash_of);
+    }
+}
 
 impl States for Held {
-    fn state(&self, key: &[u8]) -> Option<&[u8]> {
-        self.0.get(key).map(|state| &**state)
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
+        let found = self
+            .index
+            .find(hash, |at| &*self.states[*at as usize].0 == key);
+        found.copied().map(Place)
+    }
+
+    fn state(&self, Place(at): Place) -> Option<&[u8]> {
+        Some(&self.states[at as usize].1)
     }
 }
 

@@ -19,13 +19,26 @@ pub struct RecordBatch {
     headers: Vec<HeaderEntry>,
 }
 
-#[derive(Debug, Clone)]
+/// Half a line of the processor's cache: key, value and headers lie one behind the other.
+#[derive(Debug, Clone, Copy)]
 struct Entry {
     offset: Offset,
     timestamp_ms: i64,
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
-    headers: Range<usize>,
+    /// Where its bytes begin.
+    from: u32,
+    /// Length of the key, or [`ABSENT`].
+    key_bytes: u32,
+    /// Length of the value behind it, or [`ABSENT`].
+    value_bytes: u32,
+    /// Its headers end before this one; they begin where those of the record before end.
+    headers_until: u32,
+}
+
+/// In place of a length: there is none.
+const ABSENT: u32 = u32::MAX;
+
+fn number(at: usize) -> u32 {
+    u32::try_from(at).expect("a batch is smaller than 4 GiB")
 }
 
 #[derive(Debug, Clone)]
@@ -53,13 +66,16 @@ impl<'a> RecordRef<'a> {
     /// The record's headers, in order.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = HeaderRef<'a>> + use<'a> {
         let batch = self.batch;
-        batch.headers[batch.entries[self.index].headers.clone()]
-            .iter()
-            .map(|header| {
-                let name = std::str::from_utf8(&batch.data[header.name.clone()])
-                    .expect("names are pushed as str");
-                (name, header.value.clone().map(|range| &batch.data[range]))
-            })
+        let from = match self.index.checked_sub(1) {
+            Some(before) => batch.entries[before].headers_until as usize,
+            None => 0,
+        };
+        let until = batch.entries[self.index].headers_until as usize;
+        batch.headers[from..until].iter().map(|header| {
+            let name = std::str::from_utf8(&batch.data[header.name.clone()])
+                .expect("names are pushed as str");
+            (name, header.value.clone().map(|range| &batch.data[range]))
+        })
     }
 }
 
@@ -86,21 +102,21 @@ impl RecordBatch {
             self.entries.last().is_none_or(|last| last.offset < offset),
             "offsets of a partition strictly increase"
         );
-        let key = key.map(|bytes| self.copy(bytes));
-        let value = value.map(|bytes| self.copy(bytes));
-        let headers_from = self.headers.len();
+        let from = number(self.data.len());
+        self.data.extend_from_slice(key.unwrap_or_default());
+        self.data.extend_from_slice(value.unwrap_or_default());
         for (name, value) in headers {
             let name = self.copy(name.as_bytes());
             let value = value.map(|bytes| self.copy(bytes));
             self.headers.push(HeaderEntry { name, value });
         }
-        let headers = headers_from..self.headers.len();
         self.entries.push(Entry {
             offset,
             timestamp_ms,
-            key,
-            value,
-            headers,
+            from,
+            key_bytes: key.map_or(ABSENT, |bytes| number(bytes.len())),
+            value_bytes: value.map_or(ABSENT, |bytes| number(bytes.len())),
+            headers_until: number(self.headers.len()),
         });
     }
 
@@ -129,11 +145,20 @@ impl RecordBatch {
     #[must_use]
     pub fn get(&self, index: usize) -> RecordRef<'_> {
         let entry = &self.entries[index];
+        let part = |from: usize, bytes: u32| match bytes {
+            ABSENT => (None, from),
+            bytes => {
+                let until = from + bytes as usize;
+                (Some(&self.data[from..until]), until)
+            }
+        };
+        let (key, behind) = part(entry.from as usize, entry.key_bytes);
+        let (value, _) = part(behind, entry.value_bytes);
         RecordRef {
             offset: entry.offset,
             timestamp_ms: entry.timestamp_ms,
-            key: entry.key.clone().map(|range| &self.data[range]),
-            value: entry.value.clone().map(|range| &self.data[range]),
+            key,
+            value,
             batch: self,
             index,
         }

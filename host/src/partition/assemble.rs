@@ -1,11 +1,10 @@
 //! Records of a batch → the columns of one call. Groups events by key, and stops where a record
 //! cannot go into a plugin at all.
 
-use std::hash::BuildHasher as _;
+use hashbrown::HashTable;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
-
-use super::step::{Poison, States};
+use super::changes::Place;
+use super::step::{Before, Poison, States};
 use crate::limits;
 use crate::log::{Partitioner, RecordBatch, RecordRef};
 use crate::plugin::{FoldInput, HeadersColumn};
@@ -29,85 +28,144 @@ pub struct Source {
 pub(super) struct Assembled {
     /// The columns.
     pub(super) input: FoldInput,
-    /// Per key of the input: offset and timestamp of its last event in this call.
-    pub(super) last_events: Vec<(Offset, i64)>,
+    /// As many as the input has keys.
+    pub(super) entities: Vec<Entity>,
     /// Keys of the input by their hash.
-    entities: HashTable<u32>,
-    hasher: DefaultHashBuilder,
+    index: HashTable<u32>,
+}
+
+/// What is known about a key of the input.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entity {
+    /// As the states hash it.
+    pub(super) hash: u64,
+    /// Where the states have it.
+    pub(super) at: Option<Place>,
+    /// Its first event in this call.
+    first_event: usize,
+    /// Offset of its last event in this call.
+    pub(super) last_offset: Offset,
+    /// That event's timestamp.
+    pub(super) last_timestamp_ms: i64,
 }
 
 impl Assembled {
     /// Fills the columns with the records from `from` on, at most `events_max`, and fewer where
     /// their states would not fit. Returns how many went in and, if it stopped at one that cannot
     /// be folded, why.
-    pub(super) fn fill(
+    pub(super) fn fill<S: States>(
         &mut self,
         batch: &RecordBatch,
         from: usize,
         events_max: usize,
-        states: &dyn States,
+        before: &Before<'_, S>,
         source: Source,
     ) -> (usize, Option<Poison>) {
         self.input.clear();
-        self.last_events.clear();
         self.entities.clear();
+        self.index.clear();
         self.input.partition = source.partition.0;
-        if source.headers {
-            self.input.headers = Some(HeadersColumn::default());
-        }
         let until = batch.len().min(from + events_max);
+        let (grouped, poison) = self.group(batch, from, until, before.states, source);
+        self.find(before.states);
+        let events = self.fill_states(before, grouped);
+        self.fill_events(batch, from, events, source);
+        (events, poison.filter(|_| events == grouped))
+    }
+
+    /// Gives each record the number of its key. Returns for how many, and why not for the next.
+    fn group<S: States>(
+        &mut self,
+        batch: &RecordBatch,
+        from: usize,
+        until: usize,
+        states: &S,
+        source: Source,
+    ) -> (usize, Option<Poison>) {
         for index in from..until {
-            let record = batch.get(index);
-            let key = match check_key(&record, source) {
+            let key = match check_key(&batch.get(index), source) {
                 Ok(key) => key,
                 Err((code, reason)) => {
-                    return (
-                        index - from,
-                        Some(Poison {
-                            index,
-                            code: code.to_owned(),
-                            reason,
-                        }),
-                    );
+                    let poison = Poison {
+                        index,
+                        code: code.to_owned(),
+                        reason,
+                    };
+                    return (index - from, Some(poison));
                 }
             };
-            let hash = self.hasher.hash_one(key);
-            let entity = if let Some(entity) = self.entity(hash, key) {
-                entity
-            } else {
-                let full = self.input.states.items.data.len() >= limits::BATCH_STATE_BYTES_MAX;
-                if full && index > from {
-                    return (index - from, None);
-                }
-                self.push_key(hash, key, states.state(key))
-            };
-            self.push_event(&record, entity);
+            let entity = self.entity(states.hash(key), key, index - from);
+            self.input.entities.push(entity);
         }
         (until - from, None)
     }
 
-    fn entity(&self, hash: u64, key: &[u8]) -> Option<u32> {
+    /// Number of a key among those of the call.
+    fn entity(&mut self, hash: u64, key: &[u8], event: usize) -> u32 {
         let keys = &self.input.keys;
-        let found = self
-            .entities
+        let known = self
+            .index
             .find(hash, |entity| keys.get(*entity as usize) == key);
-        found.copied()
-    }
-
-    fn push_key(&mut self, hash: u64, key: &[u8], state: Option<&[u8]>) -> u32 {
-        let entity = u32::try_from(self.input.keys.len()).expect("a batch is bounded");
+        if let Some(known) = known {
+            return *known;
+        }
+        let entity = u32::try_from(self.entities.len()).expect("a batch is bounded");
         self.input.keys.push(key);
-        self.input.states.push(state);
-        let (keys, hasher) = (&self.input.keys, &self.hasher);
-        let hash_of = |entity: &u32| hasher.hash_one(keys.get(*entity as usize));
-        self.entities.insert_unique(hash, entity, hash_of);
-        self.last_events.push((Offset(0), 0));
+        self.entities.push(Entity {
+            hash,
+            at: None,
+            first_event: event,
+            last_offset: Offset(0),
+            last_timestamp_ms: 0,
+        });
+        let entities = &self.entities;
+        let hash_of = |entity: &u32| entities[*entity as usize].hash;
+        self.index.insert_unique(hash, entity, hash_of);
         entity
     }
 
-    fn push_event(&mut self, record: &RecordRef<'_>, entity: u32) {
-        self.last_events[entity as usize] = (record.offset, record.timestamp_ms);
-        self.input.entities.push(entity);
+    /// Looks all keys up in one tight loop: a table of states is larger than any cache, and lookups that do
+    /// not depend on each other wait for memory together.
+    fn find<S: States>(&mut self, states: &S) {
+        for (index, entity) in self.entities.iter_mut().enumerate() {
+            entity.at = states.find(entity.hash, self.input.keys.get(index));
+        }
+    }
+
+    /// Copies the states that fit, and drops the keys of the others. Returns how many of the `events` have
+    /// theirs.
+    fn fill_states<S: States>(&mut self, before: &Before<'_, S>, events: usize) -> usize {
+        for (index, entity) in self.entities.iter().enumerate() {
+            let is_full = self.input.states.items.data.len() >= limits::BATCH_STATE_BYTES_MAX;
+            if is_full && index > 0 {
+                // Keys are numbered as they come: all events of the later ones are behind this one.
+                let fit = entity.first_event;
+                self.entities.truncate(index);
+                self.input.keys.truncate(index);
+                self.input.entities.truncate(fit);
+                return fit;
+            }
+            let key = self.input.keys.get(index);
+            let state = before.state(entity.hash, key, entity.at);
+            self.input.states.push(state);
+        }
+        events
+    }
+
+    fn fill_events(&mut self, batch: &RecordBatch, from: usize, events: usize, source: Source) {
+        if source.headers {
+            self.input.headers = Some(HeadersColumn::default());
+        }
+        for index in 0..events {
+            let record = batch.get(from + index);
+            let entity = &mut self.entities[self.input.entities[index] as usize];
+            entity.last_offset = record.offset;
+            entity.last_timestamp_ms = record.timestamp_ms;
+            self.push_event(&record);
+        }
+    }
+
+    fn push_event(&mut self, record: &RecordRef<'_>) {
         self.input.values.push(record.value);
         self.input.inputs.push(0);
         self.input.timestamps_ms.push(record.timestamp_ms);

@@ -218,7 +218,7 @@ impl PartitionHandle {
 
     fn in_memory(&self, key: &[u8]) -> Option<Lookup> {
         let table = self.shared.table.read();
-        let state = table.get(key)?.cloned();
+        let state = table.get(key)?;
         drop(table);
         Some(self.lookup(state))
     }

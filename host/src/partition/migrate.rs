@@ -100,7 +100,7 @@ async fn migrate_all(
         };
         store
             .commit(Arc::new(Commit {
-                changes,
+                changes: changes.into_iter().collect(),
                 checkpoint: checkpoint.clone(),
             }))
             .await?;

@@ -9,6 +9,7 @@
 //! world lies in [`worker`].
 
 mod assemble;
+mod changes;
 mod commit;
 mod control;
 mod handle;
@@ -34,6 +35,7 @@ use crate::types::{TopicName, TopicPartition};
 
 // `step` takes it: with a name outside, `host/benches/abi.rs` measures the step that workers do, not one like it.
 pub use assemble::Source;
+pub use changes::{Change, Changes, Place};
 pub use control::{CodeInUse, Control, Skips};
 pub use handle::{Lookup, PartitionHandle};
 pub use open::partitions_changed;

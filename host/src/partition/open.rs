@@ -13,7 +13,7 @@ use crate::log::{
 };
 use crate::plugin::CallError;
 use crate::plugin::manifest::{OnGap, Start};
-use crate::state::{Checkpoint, Commit, LastRecord, PartitionStore, StateError};
+use crate::state::{Checkpoint, Commit, LastRecord, PartitionStore, StateChanges, StateError};
 use crate::types::{DeploymentId, Epoch, Offset, PluginName, RecordPosition};
 
 /// A partition that is open.
@@ -83,7 +83,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     checkpoint.adopt(&code);
     store
         .commit(Arc::new(Commit {
-            changes: Vec::new(),
+            changes: StateChanges::default(),
             checkpoint: checkpoint.clone(),
         }))
         .await?;

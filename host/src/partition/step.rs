@@ -5,20 +5,23 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use hashbrown::HashMap;
-
 use super::assemble::{Assembled, Source};
+use super::changes::{Changes, Place};
 use crate::limits;
 use crate::log::RecordBatch;
 use crate::plugin::{CallError, FoldInput, Folded, Mark, PluginCode, PluginInstance};
-use crate::state::KeyState;
-use crate::types::Offset;
+use crate::state::StateRef;
 
 /// States before a batch. Whoever calls the step has loaded those of all its keys.
 pub trait States {
-    /// State of a key, if it has one.
-    fn state(&self, key: &[u8]) -> Option<&[u8]>;
+    /// Number under which a key is grouped and looked up; equal for equal keys.
+    fn hash(&self, key: &[u8]) -> u64;
+
+    /// Where a key is, by its hash; `None` = it is nowhere, and has no state.
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Place>;
+
+    /// State of the key at a place, if it has one.
+    fn state(&self, at: Place) -> Option<&[u8]>;
 }
 
 /// An event that cannot be applied: nothing behind it was folded.
@@ -36,7 +39,7 @@ pub struct Poison {
 #[derive(Debug, Default)]
 pub struct Stepped {
     /// Changed states, each key once.
-    pub changes: Vec<(Bytes, Option<KeyState>)>,
+    pub changes: Changes,
     /// How many records of the batch are in them.
     pub folded: usize,
     /// Why it stopped before the end of the batch.
@@ -97,32 +100,31 @@ impl InstanceSlot {
 ///
 /// # Errors
 /// [`StepFault`] when nothing can be said about the batch; repeat it after a pause.
-pub fn step(
+pub fn step<S: States>(
     slot: &mut InstanceSlot,
-    states: &dyn States,
+    states: &S,
     batch: &RecordBatch,
     source: Source,
 ) -> Result<Stepped, StepFault> {
     COLUMNS.with_borrow_mut(|columns| step_with(columns, slot, states, batch, source))
 }
 
-fn step_with(
+fn step_with<S: States>(
     columns: &mut Assembled,
     slot: &mut InstanceSlot,
-    states: &dyn States,
+    states: &S,
     batch: &RecordBatch,
     source: Source,
 ) -> Result<Stepped, StepFault> {
-    let mut stepping = Stepping {
-        states,
-        changes: Vec::new(),
-        index: HashMap::new(),
-    };
     let mut done = Stepped::default();
     let mut events_max = limits::BATCH_EVENTS_MAX;
     while done.folded < batch.len() && done.poison.is_none() {
-        stepping.index_changes();
-        let (events, poison) = columns.fill(batch, done.folded, events_max, &stepping, source);
+        done.changes.begin_call();
+        let before = Before {
+            states,
+            changes: &done.changes,
+        };
+        let (events, poison) = columns.fill(batch, done.folded, events_max, &before, source);
         if events == 0 {
             done.poison = poison;
             break;
@@ -130,7 +132,7 @@ fn step_with(
         match slot.fold(&columns.input) {
             Ok((folded, fuel)) => match folded.rejected.first() {
                 None => {
-                    stepping.apply(columns, &folded);
+                    apply(columns, &folded, &mut done.changes);
                     done.folded += events;
                     done.fuel += fuel;
                     done.poison = poison;
@@ -159,7 +161,6 @@ fn step_with(
             Err(_) => events_max = events.div_ceil(2),
         }
     }
-    done.changes = stepping.changes;
     Ok(done)
 }
 
@@ -182,55 +183,38 @@ thread_local! {
     static COLUMNS: RefCell<Assembled> = RefCell::default();
 }
 
-/// States before the batch with the changes of the calls so far on top.
-struct Stepping<'a> {
-    states: &'a dyn States,
-    /// Each key once.
-    changes: Vec<(Bytes, Option<KeyState>)>,
-    /// Where the changes of earlier calls are. Most batches are one call, and need none of this.
-    index: HashMap<Bytes, usize>,
+/// States before the next call of a step: those before the batch, with the changes of earlier calls on top.
+pub(super) struct Before<'a, S> {
+    pub(super) states: &'a S,
+    pub(super) changes: &'a Changes,
 }
 
-impl States for Stepping<'_> {
-    fn state(&self, key: &[u8]) -> Option<&[u8]> {
-        match self.index.get(key) {
-            Some(at) => self.changes[*at].1.as_ref().map(|state| &*state.state),
-            None => self.states.state(key),
+impl<S: States> Before<'_, S> {
+    /// State of a key of the next call.
+    pub(super) fn state(&self, hash: u64, key: &[u8], at: Option<Place>) -> Option<&[u8]> {
+        match self.changes.find(hash, key) {
+            Some(change) => change.state.map(|state| state.state),
+            None => at.and_then(|at| self.states.state(at)),
         }
     }
 }
 
-impl Stepping<'_> {
-    /// Makes the changes so far what the next call begins with.
-    fn index_changes(&mut self) {
-        for (at, (key, _)) in self.changes.iter().enumerate().skip(self.index.len()) {
-            self.index.insert(key.clone(), at);
+/// Takes over what a call changed.
+fn apply(columns: &Assembled, folded: &Folded, changes: &mut Changes) {
+    let input = &columns.input;
+    for (index, entity) in columns.entities.iter().enumerate() {
+        if folded.states.marks[index] == Mark::Unchanged as u8 {
+            continue;
         }
-    }
-
-    fn apply(&mut self, columns: &Assembled, folded: &Folded) {
-        let input = &columns.input;
-        // One allocation for all keys of the call.
-        let keys = Bytes::copy_from_slice(&input.keys.data);
-        for index in 0..input.keys.len() {
-            if folded.states.marks[index] == Mark::Unchanged as u8 {
-                continue;
-            }
-            let after = folded.states.get(index);
-            if after == input.states.get(index) {
-                continue;
-            }
-            let (changed_at, changed_at_ms): (Offset, i64) = columns.last_events[index];
-            let state = after.map(|bytes| KeyState {
-                state: Bytes::copy_from_slice(bytes),
-                changed_at,
-                changed_at_ms,
-            });
-            let key = keys.slice(input.keys.range(index));
-            match self.index.get(&key) {
-                Some(at) => self.changes[*at].1 = state,
-                None => self.changes.push((key, state)),
-            }
+        let after = folded.states.get(index);
+        if after == input.states.get(index) {
+            continue;
         }
+        let state = after.map(|state| StateRef {
+            state,
+            changed_at: entity.last_offset,
+            changed_at_ms: entity.last_timestamp_ms,
+        });
+        changes.push(entity.hash, input.keys.get(index), entity.at, state);
     }
 }

@@ -11,61 +11,25 @@
 //! at a few slots, however many there are.
 
 mod budget;
+mod slot;
 #[cfg(test)]
 mod tests;
 
 use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 pub(super) use self::budget::SharedTable;
 pub use self::budget::StateBudget;
-use crate::state::KeyState;
-
-/// Fixed cost of a state beside the bytes of its key and itself: slot, index, the allocations'
-/// rounding. Measured: 100 bytes for the slot and the index, 20 for rounding.
-const ENTRY_OVERHEAD_BYTES: usize = 128;
-/// Slots of one page.
-const PAGE_SLOTS: usize = 1_024;
-/// Keys and states up to this size are copied for a commit rather than shared: a share costs an allocation
-/// that stays.
-const COPIED_BYTES_MAX: usize = 1_024;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Freshness {
-    /// As in the store.
-    Clean,
-    /// In a commit that has not ended.
-    Frozen,
-    /// Changed since.
-    Dirty,
-}
-
-#[derive(Debug)]
-struct Slot {
-    key: Bytes,
-    state: Option<KeyState>,
-    freshness: Freshness,
-    /// Read or written since the hand last came by.
-    touched: AtomicBool,
-}
-
-impl Slot {
-    fn bytes(&self) -> usize {
-        entry_bytes(&self.key, self.state.as_ref())
-    }
-}
-
-fn entry_bytes(key: &[u8], state: Option<&KeyState>) -> usize {
-    ENTRY_OVERHEAD_BYTES + key.len() + state.map_or(0, |state| state.state.len())
-}
+use self::slot::{ENTRY_OVERHEAD_BYTES, Freshness, Slot, Slots};
+use super::changes::{Change, Changes, Place};
+use crate::state::{KeyState, StateChanges, StateChangesBuilder, StateRef};
 
 /// States of one partition.
 #[derive(Debug)]
 pub(super) struct StateTable {
-    index: HashTable<u32>,
+    index: HashTable<Indexed>,
     hasher: DefaultHashBuilder,
     slots: Slots,
     hand: usize,
@@ -83,6 +47,27 @@ pub(super) struct StateTable {
     /// Every key that has a state is here: a key that is missing has none.
     complete: bool,
     budget: StateBudget,
+}
+
+/// A slot in the index.
+#[derive(Debug, Clone, Copy)]
+struct Indexed {
+    /// Tells most other keys apart without a look at their slots, and lets the index grow without one.
+    tag: u32,
+    slot: u32,
+}
+
+impl Indexed {
+    fn tag_of(hash: u64) -> u32 {
+        #[allow(clippy::cast_possible_truncation, reason = "the half that counts")]
+        let tag = (hash >> 32) as u32;
+        tag
+    }
+
+    /// What the index takes for the key's hash: it looks at the lowest bits and at the highest.
+    fn hash_of(tag: u32) -> u64 {
+        u64::from(tag) << 32 | u64::from(tag)
+    }
 }
 
 impl StateTable {
@@ -107,16 +92,21 @@ impl StateTable {
     }
 
     /// State of a key: `None` = ask the store.
-    pub(super) fn get(&self, key: &[u8]) -> Option<Option<&KeyState>> {
-        match self.find(key) {
-            Some(at) => {
-                let slot = self.slots.get(at);
-                if !slot.touched.load(Ordering::Relaxed) {
-                    slot.touched.store(true, Ordering::Relaxed);
-                }
-                Some(slot.state.as_ref())
-            }
+    pub(super) fn get(&self, key: &[u8]) -> Option<Option<KeyState>> {
+        match self.find(self.hash(key), key) {
+            Some(at) => Some(self.slots.used(at.0).state()),
             None => self.complete.then_some(None),
+        }
+    }
+
+    /// Whether the store need not be asked for a key; one that is here counts as used.
+    pub(super) fn knows(&self, key: &[u8]) -> bool {
+        match self.find(self.hash(key), key) {
+            Some(at) => {
+                self.slots.used(at.0);
+                true
+            }
+            None => self.complete,
         }
     }
 
@@ -125,43 +115,70 @@ impl StateTable {
         self.complete
     }
 
+    /// Number under which a key is looked up.
+    pub(super) fn hash(&self, key: &[u8]) -> u64 {
+        self.hasher.hash_one(key)
+    }
+
+    /// Where a key is.
+    pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
+        let tag = Indexed::tag_of(hash);
+        let found = self.index.find(Indexed::hash_of(tag), |indexed| {
+            indexed.tag == tag && self.slots.get(indexed.slot).key() == key
+        });
+        found.map(|indexed| Place(indexed.slot))
+    }
+
+    /// State at a place, which counts as used.
+    pub(super) fn state_at(&self, at: Place) -> Option<&[u8]> {
+        self.slots.used(at.0).state_bytes()
+    }
+
     /// Puts what the store holds for keys that are not here.
     pub(super) fn load_all<'k>(
         &mut self,
         states: impl IntoIterator<Item = (&'k Bytes, Option<KeyState>)>,
     ) {
         for (key, state) in states {
-            debug_assert!(self.find(key).is_none(), "only unknown keys are loaded");
-            self.insert(key, state, Freshness::Clean);
+            let hash = self.hash(key);
+            debug_assert!(
+                self.find(hash, key).is_none(),
+                "only unknown keys are loaded"
+            );
+            let state = state.as_ref().map(KeyState::as_ref);
+            self.insert(hash, key, state, Freshness::Clean);
         }
         self.tell_budget();
     }
 
-    /// Changes states.
-    pub(super) fn change_all(
-        &mut self,
-        changes: impl IntoIterator<Item = (Bytes, Option<KeyState>)>,
-    ) {
-        for (key, state) in changes {
-            self.change(&key, state);
+    /// Takes over what a step changed.
+    pub(super) fn change_all(&mut self, changes: &Changes) {
+        for change in changes.iter() {
+            self.change(change);
         }
         self.tell_budget();
     }
 
-    fn change(&mut self, key: &[u8], state: Option<KeyState>) {
-        let state_bytes = state.as_ref().map_or(0, |state| state.state.len());
+    fn change(&mut self, change: Change<'_>) {
+        let Change {
+            hash,
+            at,
+            key,
+            state,
+        } = change;
+        let state_bytes = state.map_or(0, |state| state.state.len());
         self.largest_state_bytes = self.largest_state_bytes.max(state_bytes);
-        let after = entry_bytes(key, state.as_ref());
-        let Some(at) = self.find(key) else {
-            let at = self.insert(key, state, Freshness::Dirty);
+        let Some(Place(at)) = at else {
+            let at = self.insert(hash, key, state, Freshness::Dirty);
             self.dirty.push(at);
-            self.dirty_bytes += after;
+            self.dirty_bytes += self.slots.get(at).bytes();
             return;
         };
         let slot = self.slots.get_mut(at);
+        debug_assert_eq!(slot.key(), key, "what a step found stays where it is");
         let before = slot.bytes();
-        slot.state = state;
-        *slot.touched.get_mut() = true;
+        slot.set(state);
+        let after = slot.bytes();
         if slot.freshness == Freshness::Dirty {
             self.dirty_bytes = self.dirty_bytes + after - before;
         } else {
@@ -188,32 +205,21 @@ impl StateTable {
         self.largest_state_bytes
     }
 
-    /// Takes all changes for a commit. Small keys and states are copied into one allocation, which goes with
-    /// the commit.
-    pub(super) fn freeze(&mut self) -> Vec<(Bytes, Option<KeyState>)> {
+    /// Takes all changes for a commit.
+    pub(super) fn freeze(&mut self) -> StateChanges {
         assert!(self.frozen.is_empty(), "one commit at a time");
         self.frozen = std::mem::take(&mut self.dirty);
         self.frozen_bytes = std::mem::take(&mut self.dirty_bytes);
-        let slots = &mut self.slots;
-        let mut copied = BytesMut::with_capacity(self.frozen_bytes);
-        let mut copy = |bytes: &Bytes| {
-            if bytes.len() > COPIED_BYTES_MAX {
-                return bytes.clone();
-            }
-            copied.extend_from_slice(bytes);
-            copied.split().freeze()
-        };
-        let changes = self.frozen.iter().map(|at| {
-            let slot = slots.get_mut(*at);
+        let overhead = self.frozen.len() * ENTRY_OVERHEAD_BYTES;
+        let mut changes =
+            StateChangesBuilder::with_capacity(self.frozen.len(), self.frozen_bytes - overhead);
+        for at in &self.frozen {
+            let slot = self.slots.get_mut(*at);
             assert!(slot.freshness == Freshness::Dirty, "a key is listed once");
             slot.freshness = Freshness::Frozen;
-            let state = slot.state.as_ref().map(|state| KeyState {
-                state: copy(&state.state),
-                ..*state
-            });
-            (copy(&slot.key), state)
-        });
-        changes.collect()
+            changes.push(slot.key(), slot.state_ref());
+        }
+        changes.finish()
     }
 
     /// The commit of what was frozen is durable.
@@ -222,7 +228,7 @@ impl StateTable {
             let slot = self.slots.get_mut(at);
             if slot.freshness == Freshness::Frozen {
                 slot.freshness = Freshness::Clean;
-                if slot.state.is_none() {
+                if slot.state_bytes().is_none() {
                     self.remove(at);
                 }
             }
@@ -242,10 +248,10 @@ impl StateTable {
             found
                 .filter(|slot| {
                     slot.freshness == freshness
-                        && slot.key.starts_with(prefix)
-                        && after.is_none_or(|after| slot.key.as_ref() > after)
+                        && slot.key().starts_with(prefix)
+                        && after.is_none_or(|after| slot.key() > after)
                 })
-                .map(|slot| (slot.key.clone(), slot.state.clone()))
+                .map(|slot| (Bytes::copy_from_slice(slot.key()), slot.state()))
                 .collect::<Vec<_>>()
         };
         let mut found = slots(&self.dirty, Freshness::Dirty);
@@ -267,7 +273,7 @@ impl StateTable {
             let Some(slot) = self.slots.look(at) else {
                 continue;
             };
-            if slot.freshness != Freshness::Clean || std::mem::take(slot.touched.get_mut()) {
+            if slot.freshness != Freshness::Clean || slot.take_used() {
                 continue;
             }
             freed += slot.bytes();
@@ -278,34 +284,30 @@ impl StateTable {
         freed
     }
 
-    fn find(&self, key: &[u8]) -> Option<u32> {
-        let hash = self.hasher.hash_one(key);
-        let found = self
-            .index
-            .find(hash, |at| self.slots.get(*at).key.as_ref() == key);
-        found.copied()
-    }
-
-    fn insert(&mut self, key: &[u8], state: Option<KeyState>, freshness: Freshness) -> u32 {
-        let slot = Slot {
-            // Cut out of what many keys share: a copy keeps none of that.
-            key: Bytes::copy_from_slice(key),
-            state,
-            freshness,
-            touched: AtomicBool::new(true),
-        };
+    fn insert(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        state: Option<StateRef<'_>>,
+        freshness: Freshness,
+    ) -> u32 {
+        let slot = Slot::new(key, state, freshness);
         self.bytes += slot.bytes();
-        let at = self.slots.push(slot);
-        let (slots, hasher) = (&self.slots, &self.hasher);
-        let hash = |at: &u32| hasher.hash_one(slots.get(*at).key.as_ref());
-        self.index.insert_unique(hash(&at), at, hash);
-        at
+        let slot = self.slots.push(slot);
+        let tag = Indexed::tag_of(hash);
+        let hash_of = |indexed: &Indexed| Indexed::hash_of(indexed.tag);
+        self.index
+            .insert_unique(Indexed::hash_of(tag), Indexed { tag, slot }, hash_of);
+        slot
     }
 
     fn remove(&mut self, at: u32) {
         let slot = self.slots.take(at);
-        let hash = self.hasher.hash_one(slot.key.as_ref());
-        match self.index.find_entry(hash, |other| *other == at) {
+        let tag = Indexed::tag_of(self.hash(slot.key()));
+        let found = self
+            .index
+            .find_entry(Indexed::hash_of(tag), |indexed| indexed.slot == at);
+        match found {
             Ok(entry) => drop(entry.remove()),
             Err(_) => unreachable!("every slot is in the index"),
         }
@@ -327,60 +329,5 @@ impl Drop for StateTable {
     fn drop(&mut self) {
         self.budget.account(self.told_bytes, 0);
         self.budget.account_dirty(self.told_dirty_bytes, 0);
-    }
-}
-
-/// Slots in pages: growing copies nothing, and the numbers of slots stay.
-#[derive(Debug, Default)]
-struct Slots {
-    pages: Vec<Vec<Option<Slot>>>,
-    free: Vec<u32>,
-    len: usize,
-}
-
-impl Slots {
-    /// How many there are, free ones included.
-    fn len(&self) -> usize {
-        self.len
-    }
-
-    fn look(&mut self, at: u32) -> Option<&mut Slot> {
-        let at = at as usize;
-        self.pages[at / PAGE_SLOTS][at % PAGE_SLOTS].as_mut()
-    }
-
-    fn get(&self, at: u32) -> &Slot {
-        let at = at as usize;
-        let slot = self.pages[at / PAGE_SLOTS][at % PAGE_SLOTS].as_ref();
-        slot.expect("a slot that is listed is in use")
-    }
-
-    fn get_mut(&mut self, at: u32) -> &mut Slot {
-        self.look(at).expect("a slot that is listed is in use")
-    }
-
-    fn push(&mut self, slot: Slot) -> u32 {
-        if let Some(at) = self.free.pop() {
-            let place = at as usize;
-            self.pages[place / PAGE_SLOTS][place % PAGE_SLOTS] = Some(slot);
-            return at;
-        }
-        if self.len.is_multiple_of(PAGE_SLOTS) {
-            self.pages.push(Vec::with_capacity(PAGE_SLOTS));
-        }
-        let page = self
-            .pages
-            .last_mut()
-            .expect("just pushed if there was none");
-        page.push(Some(slot));
-        self.len += 1;
-        u32::try_from(self.len - 1).expect("memory ends before 2^32 slots of 100 bytes")
-    }
-
-    fn take(&mut self, at: u32) -> Slot {
-        let place = at as usize;
-        let slot = self.pages[place / PAGE_SLOTS][place % PAGE_SLOTS].take();
-        self.free.push(at);
-        slot.expect("a slot that is listed is in use")
     }
 }

@@ -167,8 +167,17 @@ impl PluginInstance for CounterInstance {
 struct Model(BTreeMap<Bytes, Bytes>);
 
 impl States for Model {
-    fn state(&self, key: &[u8]) -> Option<&[u8]> {
-        self.0.get(key).map(|state| &**state)
+    fn hash(&self, key: &[u8]) -> u64 {
+        xxhash_rust::xxh3::xxh3_64(key)
+    }
+
+    fn find(&self, _: u64, key: &[u8]) -> Option<Place> {
+        let at = self.0.keys().position(|known| known == key)?;
+        Some(Place(u32::try_from(at).unwrap()))
+    }
+
+    fn state(&self, Place(at): Place) -> Option<&[u8]> {
+        self.0.values().nth(at as usize).map(|state| &**state)
     }
 }
 
@@ -189,12 +198,9 @@ fn batch(values: impl IntoIterator<Item = Option<&'static [u8]>>) -> RecordBatch
 }
 
 fn counted(stepped: &Stepped) -> u64 {
-    let states = stepped
-        .changes
-        .iter()
-        .filter_map(|(_, state)| state.as_ref());
+    let states = stepped.changes.iter().filter_map(|change| change.state);
     states
-        .map(|state| u64::from_le_bytes(state.state.as_ref().try_into().unwrap()))
+        .map(|state| u64::from_le_bytes(state.state.try_into().unwrap()))
         .sum()
 }
 
@@ -298,10 +304,14 @@ fn the_same_states_come_out_whatever_the_batches() {
                     [],
                 );
             }
-            for (key, state) in step(&mut slot, &model, &part, SOURCE).unwrap().changes {
-                match state {
-                    Some(state) => model.0.insert(key, state.state),
-                    None => model.0.remove(&key),
+            let stepped = step(&mut slot, &model, &part, SOURCE).unwrap();
+            for change in stepped.changes.iter() {
+                match change.state {
+                    Some(state) => model.0.insert(
+                        Bytes::copy_from_slice(change.key),
+                        Bytes::copy_from_slice(state.state),
+                    ),
+                    None => model.0.remove(change.key),
                 };
             }
         }

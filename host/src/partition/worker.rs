@@ -14,6 +14,7 @@ use hashbrown::HashSet;
 use tokio::sync::watch;
 
 use super::assemble::Source;
+use super::changes::Place;
 use super::commit::{InFlight, Schedule, Upkeep, Written, jitter};
 use super::open::{self, Opened};
 use super::rate::Rate;
@@ -322,7 +323,7 @@ impl Worker {
         } = stepped;
         let (state_bytes, largest) = {
             let mut table = self.handle.shared.table.write();
-            table.change_all(changes);
+            table.change_all(&changes);
             (table.bytes(), table.largest_state_bytes())
         };
         if folded > 0 {
@@ -390,7 +391,7 @@ impl Worker {
         }
         let mut seen = HashSet::new();
         let missing = self.batch.iter().filter_map(|record| record.key);
-        let missing = missing.filter(|key| table.get(key).is_none() && seen.insert(*key));
+        let missing = missing.filter(|key| !table.knows(key) && seen.insert(*key));
         missing.map(Bytes::copy_from_slice).collect()
     }
 
@@ -644,11 +645,20 @@ impl Worker {
 struct Loaded<'a>(&'a StateTable);
 
 impl States for Loaded<'_> {
-    fn state(&self, key: &[u8]) -> Option<&[u8]> {
-        let state = self
-            .0
-            .get(key)
-            .expect("a step needs what was loaded for it");
-        state.map(|state| state.state.as_ref())
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.0.hash(key)
+    }
+
+    fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
+        let found = self.0.find(hash, key);
+        assert!(
+            found.is_some() || self.0.is_complete(),
+            "a step needs what was loaded for it"
+        );
+        found
+    }
+
+    fn state(&self, at: Place) -> Option<&[u8]> {
+        self.0.state_at(at)
     }
 }

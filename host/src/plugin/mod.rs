@@ -73,6 +73,13 @@ impl BytesColumn {
         from..self.ends[index] as usize
     }
 
+    /// Drops all items but the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len);
+        self.data
+            .truncate(self.ends.last().map_or(0, |end| *end as usize));
+    }
+
     /// Empties the column and keeps its memory.
     pub fn clear(&mut self) {
         self.data.clear();

@@ -18,11 +18,12 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::{Checkpoint, KeyState, LastRecord, StateError};
+use super::{Checkpoint, KeyState, LastRecord, StateError, StateRef};
 use crate::types::{DeploymentId, Digest, Epoch, Offset};
 
 const VERSION: u8 = 1;
-const STATE_HEADER_BYTES: usize = 17;
+/// Bytes of a stored state before the plugin's own.
+pub(super) const STATE_HEADER_BYTES: usize = 17;
 
 #[derive(Clone, PartialEq, Message)]
 struct CheckpointV1 {
@@ -63,17 +64,12 @@ struct LastRecordV1 {
     hash: u64,
 }
 
-/// How many bytes [`encode_state`] appends.
-pub(super) fn encoded_state_bytes(state: &KeyState) -> usize {
-    STATE_HEADER_BYTES + state.state.len()
-}
-
 /// Appends a state as a store keeps it.
-pub(super) fn encode_state(state: &KeyState, into: &mut BytesMut) {
+pub(super) fn encode_state(state: StateRef<'_>, into: &mut Vec<u8>) {
     into.put_u8(VERSION);
     into.put_u64(state.changed_at.0);
     into.put_i64(state.changed_at_ms);
-    into.put_slice(&state.state);
+    into.put_slice(state.state);
 }
 
 /// The state in `bytes`; its own bytes are shared, not copied.
@@ -186,10 +182,10 @@ mod tests {
         \x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x05\x48\x04";
 
     fn encoded(state: &KeyState) -> Bytes {
-        let mut bytes = BytesMut::new();
-        encode_state(state, &mut bytes);
-        assert_eq!(bytes.len(), encoded_state_bytes(state));
-        bytes.freeze()
+        let mut bytes = Vec::new();
+        encode_state(state.as_ref(), &mut bytes);
+        assert_eq!(bytes.len(), STATE_HEADER_BYTES + state.state.len());
+        Bytes::from(bytes)
     }
 
     fn state() -> KeyState {

@@ -14,11 +14,14 @@ use bytes::Bytes;
 use crate::telemetry::PartitionLabels;
 use crate::types::{DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName};
 
+mod changes;
 mod checkpoint;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod objects;
 pub mod slate;
+
+pub use changes::{StateChanges, StateChangesBuilder};
 
 /// Which store: one for each partition of each generation of each plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,6 +59,41 @@ pub struct KeyState {
     pub changed_at: Offset,
     /// That event's timestamp, in milliseconds since the Unix epoch.
     pub changed_at_ms: i64,
+}
+
+impl KeyState {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn as_ref(&self) -> StateRef<'_> {
+        StateRef {
+            state: &self.state,
+            changed_at: self.changed_at,
+            changed_at_ms: self.changed_at_ms,
+        }
+    }
+}
+
+/// As [`KeyState`], borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateRef<'a> {
+    /// The plugin's bytes.
+    pub state: &'a [u8],
+    /// Offset of the last event that changed them.
+    pub changed_at: Offset,
+    /// That event's timestamp, in milliseconds since the Unix epoch.
+    pub changed_at_ms: i64,
+}
+
+impl StateRef<'_> {
+    /// A copy that stands alone.
+    #[must_use]
+    pub fn to_owned(self) -> KeyState {
+        KeyState {
+            state: Bytes::copy_from_slice(self.state),
+            changed_at: self.changed_at,
+            changed_at_ms: self.changed_at_ms,
+        }
+    }
 }
 
 /// What the states of a store belong to. Written with every commit.
@@ -99,12 +137,12 @@ pub struct LastRecord {
     pub hash: u64,
 }
 
-/// One atomic commit: changed states (`None` = the key has no state any more) and what they belong to. Shared with
-/// the store, not copied: it is tried again where it fails.
+/// One atomic commit: changed states and what they belong to. Shared with the store, not copied: it is tried
+/// again where it fails.
 #[derive(Debug)]
 pub struct Commit {
-    /// Each key once.
-    pub changes: Vec<(Bytes, Option<KeyState>)>,
+    /// What changed since the commit before.
+    pub changes: StateChanges,
     /// Position after these changes.
     pub checkpoint: Checkpoint,
 }

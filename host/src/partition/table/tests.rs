@@ -21,6 +21,20 @@ fn key(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
+/// Changes states, as a step that found them here does.
+fn change(table: &mut StateTable, key: &[u8], state: Option<KeyState>) {
+    let mut changes = Changes::default();
+    let hash = table.hash(key);
+    let at = table.find(hash, key);
+    changes.push(hash, key, at, state.as_ref().map(KeyState::as_ref));
+    table.change_all(&changes);
+}
+
+/// What a commit takes.
+fn frozen(table: &mut StateTable) -> Vec<(Bytes, Option<KeyState>)> {
+    table.freeze().iter().collect()
+}
+
 /// What a state of `key` with a value of one letter takes.
 fn cost(key: &str) -> usize {
     ENTRY_OVERHEAD_BYTES + key.len() + 1
@@ -38,12 +52,12 @@ fn table_with(budget: &StateBudget, keys: &[&str]) -> Arc<SharedTable> {
 #[test]
 fn a_change_during_a_commit_stays_dirty() {
     let mut table = StateTable::new(true, StateBudget::new(1 << 20));
-    table.change_all([(key("a"), state("1"))]);
-    assert_eq!(table.freeze(), [(key("a"), state("1"))]);
-    table.change_all([(key("a"), state("2"))]);
+    change(&mut table, b"a", state("1"));
+    assert_eq!(frozen(&mut table), [(key("a"), state("1"))]);
+    change(&mut table, b"a", state("2"));
     assert_eq!(table.uncommitted(b"", None), [(key("a"), state("2"))]);
     table.committed();
-    assert_eq!(table.freeze(), [(key("a"), state("2"))]);
+    assert_eq!(frozen(&mut table), [(key("a"), state("2"))]);
 }
 
 #[test]
@@ -51,10 +65,10 @@ fn a_key_that_changes_often_counts_once() {
     let budget = StateBudget::new(4 * cost("a") + 8);
     let mut table = StateTable::new(true, budget.clone());
     for _ in 0..100 {
-        table.change_all([(key("a"), state("1"))]);
+        change(&mut table, b"a", state("1"));
         assert!(!table.is_full());
     }
-    table.change_all([(key("b"), state("1"))]);
+    change(&mut table, b"b", state("1"));
     assert!(
         table.is_full(),
         "a quarter may wait while a quarter is in a commit"
@@ -71,10 +85,10 @@ fn only_clean_states_leave_and_an_incomplete_table_asks_the_store() {
     let budget = StateBudget::new(0);
     let table = budget.open_table();
     *table.write() = StateTable::new(true, budget.clone());
-    table.write().change_all([(key("clean"), state("1"))]);
+    change(&mut table.write(), b"clean", state("1"));
     drop(table.write().freeze());
     table.write().committed();
-    table.write().change_all([(key("dirty"), state("2"))]);
+    change(&mut table.write(), b"dirty", state("2"));
     assert_eq!(
         table.read().get(b"none"),
         Some(None),
@@ -86,7 +100,7 @@ fn only_clean_states_leave_and_an_incomplete_table_asks_the_store() {
     drop(in_use);
     assert_eq!(table.read().get(b"clean"), None);
     assert_eq!(table.read().get(b"none"), None);
-    assert_eq!(table.read().get(b"dirty"), Some(state("2").as_ref()));
+    assert_eq!(table.read().get(b"dirty"), Some(state("2")));
     drop(table);
     assert_eq!(budget.used_bytes(), 0);
 }
@@ -102,7 +116,7 @@ fn what_a_batch_uses_stays_until_it_is_folded() {
         table.write().load_all([(&key(name), state("1"))]);
     }
     drop(other.use_for_batch());
-    assert_eq!(table.read().get(b"a"), Some(state("1").as_ref()));
+    assert_eq!(table.read().get(b"a"), Some(state("1")));
     drop(in_use);
     assert_eq!(budget.used_bytes(), 0);
 }
@@ -139,7 +153,7 @@ fn an_idle_partition_gives_before_a_busy_one() {
 fn a_deleted_state_is_an_uncommitted_change() {
     let mut table = StateTable::new(false, StateBudget::new(1 << 20));
     table.load_all([(&key("a"), state("1"))]);
-    table.change_all([(key("a"), None)]);
+    change(&mut table, b"a", None);
     assert_eq!(table.uncommitted(b"", None), [(key("a"), None)]);
     assert_eq!(table.uncommitted(b"", Some(b"a")), []);
     drop(table.freeze());
@@ -164,11 +178,11 @@ fn with_a_store_behind_it_it_is_a_map() {
             table.write().load_all([(&name, store.get(&name).cloned())]);
             loaded += 1;
         }
-        let found = table.read().get(&name).expect("just loaded").cloned();
+        let found = table.read().get(&name).expect("just loaded");
         assert_eq!(found, model.get(&name).cloned());
         if random.random_bool(0.3) {
             let new = state("n").filter(|_| random.random_bool(0.8));
-            table.write().change_all([(name.clone(), new.clone())]);
+            change(&mut table.write(), &name, new.clone());
             match new {
                 Some(new) => model.insert(name, new),
                 None => model.remove(&name),
@@ -176,7 +190,7 @@ fn with_a_store_behind_it_it_is_a_map() {
         }
         drop(in_use);
         match commit.take() {
-            None if table.read().is_full() => commit = Some(table.write().freeze()),
+            None if table.read().is_full() => commit = Some(frozen(&mut table.write())),
             Some(changes) if random.random_bool(0.2) => {
                 for (name, state) in changes {
                     match state {
@@ -195,4 +209,23 @@ fn with_a_store_behind_it_it_is_a_map() {
         loaded > 1_000,
         "most of them were evicted and read again: {loaded}"
     );
+}
+
+#[test]
+fn a_state_may_grow_shrink_and_be_shared() {
+    let mut table = StateTable::new(true, StateBudget::new(1 << 20));
+    let small = "s".repeat(10);
+    let large = "l".repeat(5_000);
+    let mut before = 0;
+    for text in [&*small, "", &large, &small, &large] {
+        change(&mut table, b"key", state(text));
+        assert_eq!(table.get(b"key"), Some(state(text)));
+        assert_eq!(table.bytes(), cost("key") - 1 + text.len());
+        assert_ne!(table.bytes(), before);
+        before = table.bytes();
+    }
+    assert_eq!(frozen(&mut table), [(key("key"), state(&large))]);
+    change(&mut table, b"key", None);
+    assert_eq!(table.get(b"key"), Some(None));
+    assert_eq!(table.bytes(), cost("key") - 1);
 }

@@ -27,13 +27,11 @@ use super::gate::Gate;
 use super::merge::Upkeep;
 use super::{COMMIT_UNIT_BYTES, SlateSettings, SlateStore, fault, no_answer, on};
 use crate::limits;
-use crate::state::checkpoint::{
-    decode_checkpoint, decode_state, encode_checkpoint, encode_state, encoded_state_bytes,
-};
+use crate::state::changes::STATE_PREFIX;
+use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint};
 use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError, StoreId};
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
-const STATE_PREFIX: u8 = 0x01;
 /// What SlateDB holds of an entry while it is written, beside key and state.
 const WRITTEN_ENTRY_BYTES: usize = 400;
 /// Bytes that a scan reads at once.
@@ -403,34 +401,28 @@ impl Open {
 
 /// Memory that a commit takes until it is written: as a batch, as a table in order, and as a file.
 fn written_bytes(commit: &Commit) -> usize {
-    let changes = commit.changes.iter();
-    let bytes = changes.map(|(key, state)| {
-        let state = state.as_ref().map_or(0, encoded_state_bytes);
-        WRITTEN_ENTRY_BYTES + 2 * (key.len() + state)
-    });
-    bytes.sum()
+    WRITTEN_ENTRY_BYTES * commit.changes.len() + 2 * commit.changes.stored_bytes()
 }
 
-/// All states of a commit lie in one allocation, which goes when they are flushed. Not so the keys:
-/// SlateDB keeps the first and the last of a file for as long as the file is in use. What comes in order is
-/// cheaper to put in order, in the batch and in the table behind it.
+/// Keys and states stay where the commit has them, in one allocation. `SlateDB` keeps the first and the last
+/// key of a file for as long as the file is in use: those two are copies, so that the allocation goes when the
+/// commit is flushed. What comes in order is cheaper to put in order, in the batch and in the table behind it.
 fn batch_of(commit: &Commit) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.put_bytes(
         Bytes::from_static(CHECKPOINT_KEY),
         encode_checkpoint(&commit.checkpoint),
     );
-    let mut changes: Vec<_> = commit.changes.iter().collect();
-    changes.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-    let states = changes.iter().filter_map(|(_, state)| state.as_ref());
-    let mut bytes = BytesMut::with_capacity(states.map(encoded_state_bytes).sum());
-    for (key, state) in changes {
+    let last = commit.changes.len().saturating_sub(1);
+    for (index, (key, state)) in commit.changes.in_order().enumerate() {
+        let key = if index == 0 || index == last {
+            Bytes::copy_from_slice(&key)
+        } else {
+            key
+        };
         match state {
-            Some(state) => {
-                encode_state(state, &mut bytes);
-                batch.put_bytes(state_key(key), bytes.split().freeze());
-            }
-            None => batch.delete(state_key(key)),
+            Some(state) => batch.put_bytes(key, state),
+            None => batch.delete(key),
         }
     }
     batch
