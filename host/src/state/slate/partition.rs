@@ -25,7 +25,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::gate::Gate;
 use super::merge::Upkeep;
-use super::{COMMIT_UNIT_BYTES, SlateSettings, SlateStore, fault, no_answer, on};
+use super::{COMMIT_UNIT_BYTES, MEMTABLE_BYTES, SlateSettings, SlateStore, fault, no_answer, on};
 use crate::limits;
 use crate::state::changes::STATE_PREFIX;
 use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint};
@@ -34,6 +34,10 @@ use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError, Sto
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
 /// What SlateDB holds of an entry while it is written, beside key and state.
 const WRITTEN_ENTRY_BYTES: usize = 400;
+/// Changes that are handed to SlateDB at once.
+const BATCH_CHANGES: usize = 512;
+/// More than SlateDB counts for an entry of a file, beside key and state.
+const FILE_ENTRY_BYTES: usize = 64;
 /// Bytes that a scan reads at once.
 pub(super) const SCAN_READ_BYTES: usize = 64 * 1024;
 
@@ -63,12 +67,23 @@ struct Open {
 /// What the one who writes has to know.
 #[derive(Debug)]
 struct Writing {
-    /// Whether a commit failed whose bytes SlateDB still tries to write.
-    unflushed: bool,
+    /// What a commit that failed or was given up left in SlateDB's memory.
+    rest: Rest,
     /// Commits since the last collection; a store that was just opened may have leftovers.
     commits: u64,
     /// Whether anything was committed since the last upkeep.
     changed: bool,
+}
+
+/// What of a commit is in SlateDB's memory and not known to be durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// None of it.
+    Nothing,
+    /// Some of its states; they must not become durable without the others and the position.
+    Part,
+    /// All of it: SlateDB still tries to write it.
+    Whole,
 }
 
 impl fmt::Debug for SlatePartition {
@@ -91,7 +106,7 @@ impl SlatePartition {
         let upkeep = Upkeep::new(path, gate.clone(), Arc::clone(&settings), merges);
         let commits = settings.collect_commits;
         let writing = Mutex::new(Writing {
-            unflushed: false,
+            rest: Rest::Nothing,
             commits,
             changed: false,
         });
@@ -263,18 +278,22 @@ impl Open {
         let units = (written_bytes(&commit) / COMMIT_UNIT_BYTES).clamp(1, self.commits_max);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let _memory = self.commits.acquire_many(units).await;
-        let batch = batch_of(&commit);
         let flush = FlushOptions {
             flush_type: FlushType::MemTable,
         };
         self.written(async {
-            if writing.unflushed {
+            if writing.rest == Rest::Whole {
                 self.db.flush_with_options(flush.clone()).await?;
             }
-            writing.unflushed = true;
-            self.db.write(batch).await?;
+            // A part that was left is flushed together with this commit, which covers it.
+            let is_alone = writing.rest != Rest::Part;
+            writing.rest = Rest::Part;
+            for batch in batches_of(&commit, is_alone) {
+                self.db.write(batch).await?;
+            }
+            writing.rest = Rest::Whole;
             self.db.flush_with_options(flush).await?;
-            writing.unflushed = false;
+            writing.rest = Rest::Nothing;
             Ok(())
         })
         .await?;
@@ -404,27 +423,47 @@ fn written_bytes(commit: &Commit) -> usize {
     WRITTEN_ENTRY_BYTES * commit.changes.len() + 2 * commit.changes.stored_bytes()
 }
 
-/// Keys and states stay where the commit has them, in one allocation. `SlateDB` keeps the first and the last
-/// key of a file for as long as the file is in use: those two are copies, so that the allocation goes when the
-/// commit is flushed. What comes in order is cheaper to put in order, in the batch and in the table behind it.
-fn batch_of(commit: &Commit) -> WriteBatch {
+/// A commit in pieces for `SlateDB`'s memory, from where one flush makes one file of all of them: a piece is
+/// ordered in a tree that stays in the processor's cache. One that might fill a file by itself, or with what
+/// lies there already, is one piece: `SlateDB` begins another file between two pieces, never within one.
+///
+/// Keys and states stay where the commit has them, in one allocation. `SlateDB` keeps the first and the last key
+/// of a file for as long as the file is in use: those two are copies, so that the allocation goes when the commit
+/// is flushed. What comes in order is cheaper to put in order, in the pieces and in the table behind them.
+fn batches_of(commit: &Commit, is_alone: bool) -> impl Iterator<Item = WriteBatch> {
+    let file_bytes = commit.changes.stored_bytes() + FILE_ENTRY_BYTES * commit.changes.len();
+    let piece = if is_alone && file_bytes <= MEMTABLE_BYTES / 2 {
+        BATCH_CHANGES
+    } else {
+        usize::MAX
+    };
+    let last = commit.changes.len().saturating_sub(1);
+    let mut changes = commit.changes.in_order().enumerate();
+    let mut first = Some(checkpoint_of(commit));
+    std::iter::from_fn(move || {
+        let mut batch = first.take().unwrap_or_default();
+        for (index, (key, state)) in changes.by_ref().take(piece) {
+            let key = if index == 0 || index == last {
+                Bytes::copy_from_slice(&key)
+            } else {
+                key
+            };
+            match state {
+                Some(state) => batch.put_bytes(key, state),
+                None => batch.delete(key),
+            }
+        }
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
+/// The piece that every commit has.
+fn checkpoint_of(commit: &Commit) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.put_bytes(
         Bytes::from_static(CHECKPOINT_KEY),
         encode_checkpoint(&commit.checkpoint),
     );
-    let last = commit.changes.len().saturating_sub(1);
-    for (index, (key, state)) in commit.changes.in_order().enumerate() {
-        let key = if index == 0 || index == last {
-            Bytes::copy_from_slice(&key)
-        } else {
-            key
-        };
-        match state {
-            Some(state) => batch.put_bytes(key, state),
-            None => batch.delete(key),
-        }
-    }
     batch
 }
 
@@ -463,6 +502,27 @@ fn successor(prefix: &[u8]) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_commit_that_might_fill_a_file_is_one_piece() {
+        let of = |keys: usize, state_bytes: usize, is_alone| {
+            let state = KeyState {
+                state: Bytes::from(vec![0; state_bytes]),
+                changed_at: crate::types::Offset(1),
+                changed_at_ms: 1,
+            };
+            let changes = (0..keys).map(|n| (Bytes::from(format!("{n:06}")), Some(state.clone())));
+            let commit = Commit {
+                changes: changes.collect(),
+                checkpoint: crate::state::slate::tests::checkpoint(1),
+            };
+            batches_of(&commit, is_alone).count()
+        };
+        assert_eq!(of(0, 0, true), 1, "its position");
+        assert_eq!(of(1_000, 10, true), 2);
+        assert_eq!(of(1_000, 10, false), 1);
+        assert_eq!(of(1_000, MEMTABLE_BYTES / 1_500, true), 1);
+    }
 
     #[test]
     fn a_scan_covers_its_prefix_and_no_more() {

@@ -28,7 +28,7 @@ fn store() -> SlateStore {
     store_in(Arc::new(InMemory::new()), SlateSettings::default())
 }
 
-fn checkpoint(next: u64) -> Checkpoint {
+pub(super) fn checkpoint(next: u64) -> Checkpoint {
     Checkpoint {
         epoch: Epoch(1),
         deployment: DeploymentId(1),
