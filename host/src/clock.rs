@@ -11,8 +11,16 @@ pub struct Clock(Arc<Source>);
 
 #[derive(Debug)]
 enum Source {
-    System { origin: Instant },
-    Manual { now_ms: AtomicI64, seed: AtomicU64 },
+    System {
+        origin: Instant,
+        /// First half of all ids of this clock: no other has it.
+        ids: u64,
+        next_id: AtomicU64,
+    },
+    Manual {
+        now_ms: AtomicI64,
+        seed: AtomicU64,
+    },
 }
 
 impl Clock {
@@ -22,6 +30,8 @@ impl Clock {
     pub fn system() -> Self {
         Self(Arc::new(Source::System {
             origin: Instant::now(),
+            ids: random(),
+            next_id: AtomicU64::new(0),
         }))
     }
 
@@ -53,7 +63,7 @@ impl Clock {
     #[must_use]
     pub fn elapsed(&self) -> Duration {
         match &*self.0 {
-            Source::System { origin } => origin.elapsed(),
+            Source::System { origin, .. } => origin.elapsed(),
             Source::Manual { now_ms, .. } => {
                 Duration::from_millis(u64::try_from(now_ms.load(Ordering::Relaxed)).unwrap_or(0))
             }
@@ -70,27 +80,55 @@ impl Clock {
 
     /// A random number.
     #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "this is the door")]
     pub fn random(&self) -> u64 {
         match &*self.0 {
-            Source::System { .. } => u64::from_be_bytes(
-                uuid::Uuid::new_v4().as_bytes()[8..]
-                    .try_into()
-                    .expect("8 bytes"),
-            ),
-            // splitmix64: one addition and a mix, good enough for jitter and ids in tests.
-            Source::Manual { seed, .. } => {
-                let mut z = seed.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
-                z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-                z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-                z ^ (z >> 31)
-            }
+            Source::System { .. } => random(),
+            Source::Manual { seed, .. } => scrambled(seed),
         }
     }
 
-    /// A random id for requests and deployments.
+    /// An id for requests and deployments, different from any that any clock has given: every request has
+    /// one, so the kernel is asked for chance only once.
     #[must_use]
     pub fn unique_id(&self) -> String {
-        format!("{:016x}{:016x}", self.random(), self.random())
+        let (first, second) = match &*self.0 {
+            Source::System { ids, next_id, .. } => (*ids, scrambled(next_id)),
+            Source::Manual { seed, .. } => (scrambled(seed), scrambled(seed)),
+        };
+        format!("{first:016x}{second:016x}")
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "this is the door")]
+fn random() -> u64 {
+    let (first, second) = uuid::Uuid::new_v4().as_u64_pair();
+    // Each half has some bits that say what kind of id it is.
+    first ^ second.rotate_left(32)
+}
+
+/// splitmix64: the next number of a sequence in which none comes twice; one addition and a mix, good enough for
+/// ids, and for jitter in tests.
+fn scrambled(state: &AtomicU64) -> u64 {
+    let mut z = state.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_id_comes_twice() {
+        let clocks = [Clock::system(), Clock::system(), Clock::manual(0, 1)];
+        let ids = clocks
+            .iter()
+            .flat_map(|clock| (0..1_000).map(|_| clock.unique_id()));
+        let ids: HashSet<_> = ids.collect();
+        assert_eq!(ids.len(), 3_000);
+        assert!(ids.iter().all(|id| id.len() == 32));
     }
 }
