@@ -180,6 +180,13 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 pub const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 /// Queries of one plugin that are answered at the same time, each on an instance of its own.
 pub const QUERIES_CONCURRENT_MAX: usize = 8;
+/// Threads that answer what takes longer than an attempt, for all plugins.
+pub const ANSWER_THREADS_MAX: usize = 64;
+/// Fuel of an attempt to answer on the thread that took the request, some tenths of a millisecond; what needs
+/// more is answered on a thread that may be kept busy.
+pub const QUERY_ATTEMPT_FUEL: u64 = 500_000;
+/// Most questions to one plugin that are answered elsewhere before another attempt is made.
+pub const QUERY_ATTEMPT_PAUSE_MAX: u32 = 1_024;
 /// How long the verdict on a deployment may take to come back through the log.
 pub const VERDICT_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How often a running plugin looks whether its input topic is still what it was.
@@ -330,6 +337,8 @@ const _: () = {
     assert!(2 * (BATCH_BYTES_MAX + BATCH_STATE_BYTES_MAX) < PLUGIN_MEMORY_BYTES_DEFAULT);
     assert!(PLUGIN_FUEL_DEFAULT <= PLUGIN_FUEL_MAX);
     assert!(PLUGIN_FUEL_MIN <= PLUGIN_FUEL_DEFAULT);
+    assert!(QUERY_ATTEMPT_FUEL < PLUGIN_FUEL_MIN);
+    assert!(QUERIES_CONCURRENT_MAX <= ANSWER_THREADS_MAX);
     assert!(PLUGIN_MEMORY_BYTES_MIN <= PLUGIN_MEMORY_BYTES_DEFAULT);
     assert!(PLUGIN_INPUTS_MAX <= u8::MAX as usize);
     assert!(PLUGIN_WATCHDOG_TICK.as_millis() < PLUGIN_CALL_MAX.as_millis());

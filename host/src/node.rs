@@ -5,6 +5,7 @@
 //! way round, so that what is acknowledged is committed and what is committed is handed over.
 
 mod folder;
+mod threads;
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -12,9 +13,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use self::threads::Threads;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::config::{Config, MemoryPlan, TopicCreation};
@@ -31,10 +33,20 @@ use crate::state::slate::{SlateSettings, SlateStore};
 use crate::telemetry::Metrics;
 use crate::types::ClusterName;
 
-/// Threads that run the state store: it waits for disks and networks, and compacts.
-const STATE_THREADS: usize = 2;
-/// Stack of a thread that folds: the sandbox has its own bound inside it.
-const WORKER_STACK_BYTES: usize = 4 * 1024 * 1024;
+/// They run the state store: it waits for disks and networks, and compacts.
+const STATE_THREADS: Threads = Threads {
+    name: "state",
+    workers: 2,
+    blocking_max: limits::STATE_DISK_THREADS_MAX,
+    niceness: 5,
+};
+/// They answer what takes longer than an attempt, or never ends: their one worker is idle.
+const ANSWER_THREADS: Threads = Threads {
+    name: "answer",
+    workers: 1,
+    blocking_max: limits::ANSWER_THREADS_MAX,
+    niceness: 10,
+};
 
 /// A running host.
 #[derive(Debug)]
@@ -46,7 +58,7 @@ pub struct Node {
     manager: Manager,
     stop: CancellationToken,
     http: tokio::task::JoinHandle<std::io::Result<()>>,
-    runtimes: Option<[Runtime; 2]>,
+    runtimes: Option<[Runtime; 3]>,
     _lock: File,
 }
 
@@ -83,8 +95,9 @@ impl Node {
         let instance_id = folder::instance_id(&config, &clock)?;
         let log = open_log(&config, &plan, &clock, &instance_id)?;
         check_writable(&objects).await?;
-        let workers = runtime("fold", config.worker.threads)?;
-        let states = runtime("state", STATE_THREADS)?;
+        let workers = fold_threads(config.worker.threads).start()?;
+        let states = STATE_THREADS.start()?;
+        let answerers = ANSWER_THREADS.start()?;
         let settings = SlateSettings {
             block_cache_bytes: plan.block_cache_bytes as u64,
             commits_bytes: plan.commits_bytes,
@@ -110,6 +123,7 @@ impl Node {
             clock: clock.clone(),
             metrics: metrics.clone(),
             workers: workers.handle().clone(),
+            answerers: answerers.handle().clone(),
         });
         let stop = CancellationToken::new();
         let cluster = Cluster::start(
@@ -138,7 +152,7 @@ impl Node {
             manager,
             stop,
             http,
-            runtimes: Some([workers, states]),
+            runtimes: Some([workers, states, answerers]),
             _lock: lock,
         })
     }
@@ -207,15 +221,14 @@ impl Drop for Node {
     }
 }
 
-fn runtime(name: &'static str, threads: usize) -> anyhow::Result<Runtime> {
-    Builder::new_multi_thread()
-        .worker_threads(threads)
-        .max_blocking_threads(limits::STATE_DISK_THREADS_MAX)
-        .thread_name(name)
-        .thread_stack_size(WORKER_STACK_BYTES)
-        .enable_all()
-        .build()
-        .with_context(|| format!("starting the {threads} '{name}' threads"))
+/// They fold, and wait for the log's client.
+fn fold_threads(workers: usize) -> Threads {
+    Threads {
+        name: "fold",
+        workers,
+        blocking_max: limits::STATE_DISK_THREADS_MAX,
+        niceness: 5,
+    }
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

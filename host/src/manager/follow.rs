@@ -248,7 +248,7 @@ impl Runs {
                 run.plugin.decide(decided);
                 continue;
             }
-            let plugin = Arc::new(Plugin::new(decided));
+            let plugin = Arc::new(Plugin::new(decided, manager.context.answerers.clone()));
             let stop = CancellationToken::new();
             let before = manager.freeing.lock().get(&name).cloned();
             let (started, context, token) = (plugin.clone(), manager.context.clone(), stop.clone());

@@ -69,6 +69,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// The threads that fold.
     pub workers: tokio::runtime::Handle,
+    /// The threads that may be kept busy by an answer.
+    pub answerers: tokio::runtime::Handle,
 }
 
 /// How topics that the host owns are made.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::deployments::{Decided, Deployment};
@@ -24,6 +25,8 @@ pub struct Plugin {
     first: DeploymentId,
     decided: watch::Sender<Arc<Decided>>,
     state: RwLock<State>,
+    /// The threads that may be kept busy by an answer.
+    answerers: Handle,
 }
 
 #[derive(Debug)]
@@ -66,12 +69,13 @@ impl Seat {
 }
 
 impl Plugin {
-    pub(super) fn new(decided: Arc<Decided>) -> Self {
+    pub(super) fn new(decided: Arc<Decided>, answerers: Handle) -> Self {
         let serving = decided.serving.deployment.clone();
         Self {
             name: serving.name.clone(),
             first: decided.first,
             decided: watch::Sender::new(decided),
+            answerers,
             state: RwLock::new(State {
                 serving,
                 pools: BTreeMap::new(),
@@ -289,7 +293,8 @@ impl Plugin {
         }
         let mut state = self.state.write();
         let pool = state.pools.entry(deployment);
-        pool.or_insert_with(|| QueryPool::new(code.clone())).clone()
+        pool.or_insert_with(|| QueryPool::new(code.clone(), self.answerers.clone()))
+            .clone()
     }
 
     /// Takes note of what was decided.

@@ -130,6 +130,7 @@ impl PluginInstance for CounterInstance {
         _: &[u8],
         _: Option<&[u8]>,
         _: &Question,
+        _: u64,
     ) -> Result<Result<Payload, QueryError>, CallError> {
         Ok(Err(QueryError::UnknownQuery))
     }

@@ -280,7 +280,15 @@ impl Call {
         &mut self,
         call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
     ) -> Result<T, CallError> {
-        let fuel = self.limits.fuel_per_call;
+        self.run_with(self.limits.fuel_per_call, call)
+    }
+
+    /// As [`run`](Self::run), with this much fuel.
+    fn run_with<T>(
+        &mut self,
+        fuel: u64,
+        call: impl FnOnce(&mut Store<HostState>) -> wasmtime::Result<T>,
+    ) -> Result<T, CallError> {
         let store = &mut self.store;
         store.set_fuel(fuel).expect("the engine counts fuel");
         store.set_epoch_deadline(watchdog::ticks_max());
@@ -289,15 +297,13 @@ impl Call {
         let result = call(&mut self.store);
         let left = self.store.get_fuel().expect("the engine counts fuel");
         self.fuel_used = fuel.saturating_sub(left);
-        result.map_err(|error| self.explain(&error))
+        result.map_err(|error| self.explain(&error, fuel))
     }
 
-    fn explain(&self, error: &wasmtime::Error) -> CallError {
+    fn explain(&self, error: &wasmtime::Error, fuel: u64) -> CallError {
         let HostState { limiter, log } = self.store.data();
         match error.downcast_ref::<Trap>() {
-            Some(Trap::OutOfFuel) => CallError::OutOfFuel {
-                fuel: self.limits.fuel_per_call,
-            },
+            Some(Trap::OutOfFuel) => CallError::OutOfFuel { fuel },
             Some(Trap::Interrupt) => CallError::Interrupted {
                 seconds: limits::PLUGIN_CALL_MAX.as_secs(),
             },
@@ -354,11 +360,13 @@ impl PluginInstance for WasmInstance {
         key: &[u8],
         state: Option<&[u8]>,
         question: &Question,
+        fuel_max: u64,
     ) -> Result<Result<Payload, QueryError>, CallError> {
         let Some(answer) = &self.answer else {
             return Ok(Err(QueryError::UnknownQuery));
         };
-        let answered = self.call.run(|store| {
+        let fuel = self.call.limits.fuel_per_call.min(fuel_max);
+        let answered = self.call.run_with(fuel, |store| {
             convert::with_request(question, |request| {
                 answer.call(store, (key, state, request))
             })

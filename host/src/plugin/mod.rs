@@ -474,7 +474,8 @@ pub trait PluginInstance: Send + fmt::Debug {
     /// Any [`CallError`].
     fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError>;
 
-    /// Answers one question.
+    /// Answers one question, with at most `fuel_max` of the fuel that the manifest allows. Less than that is an
+    /// attempt: where it runs out of fuel or time, nothing is decided, and the question is to be asked again.
     ///
     /// # Errors
     /// Any [`CallError`]; the plugin's own word is the inner result.
@@ -483,6 +484,7 @@ pub trait PluginInstance: Send + fmt::Debug {
         key: &[u8],
         state: Option<&[u8]>,
         question: &Question,
+        fuel_max: u64,
     ) -> Result<Result<Payload, QueryError>, CallError>;
 
     /// Makes states of today's schema from those that were written under `from_schema`. The answer is

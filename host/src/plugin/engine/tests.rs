@@ -139,7 +139,7 @@ fn a_rejection_comes_back() {
 fn a_question_is_answered() {
     let (mut instance, _folder) = instance();
     let answer = instance
-        .answer(b"N14228", None, &Question::default())
+        .answer(b"N14228", None, &Question::default(), u64::MAX)
         .unwrap()
         .unwrap();
     assert_eq!(
@@ -451,7 +451,7 @@ fn a_plugin_without_queries_says_so() {
     let answer = code
         .instance()
         .unwrap()
-        .answer(b"k", None, &Question::default());
+        .answer(b"k", None, &Question::default(), u64::MAX);
     assert_eq!(answer, Ok(Err(QueryError::UnknownQuery)));
 }
 
