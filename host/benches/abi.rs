@@ -116,7 +116,7 @@ fn measure(
 struct Held {
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    states: Vec<(Box<[u8]>, Box<[u8]>)>,
+    states: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Held {
@@ -128,7 +128,7 @@ impl Held {
             hasher,
             states,
         } = self;
-        let hash_of = |at: &u32| hasher.hash_one(&*states[*at as usize].0);
+        let hash_of = |at: &u32| hasher.hash_one(&states[*at as usize].0[..]);
         index.insert_unique(hash_of(&at), at, hash_of);
     }
 }
@@ -141,7 +141,7 @@ impl States for Held {
     fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
         let found = self
             .index
-            .find(hash, |at| &*self.states[*at as usize].0 == key);
+            .find(hash, |at| self.states[*at as usize].0 == key);
         found.copied().map(Place)
     }
 

@@ -14,7 +14,7 @@ use crate::types::Offset;
 
 /// Decides when the next commit is due. A commit costs more than a fold, so while catching up there
 /// are only as many as keep the replay after a crash short, and never so many that they take more
-/// than a tenth of the time.
+/// than a tenth of the time, unless there is nothing else to do.
 #[derive(Debug)]
 pub(super) struct Schedule {
     interval: Duration,
@@ -26,6 +26,8 @@ pub(super) struct Schedule {
 const CATCH_UP_INTERVAL: Duration = Duration::from_secs(1);
 /// Share of the time that commits may take: one part in this many.
 const COST_SHARE: u32 = 10;
+/// A partition without an event for so long has time for a commit, whatever it costs.
+const QUIET: Duration = Duration::from_secs(1);
 
 impl Schedule {
     pub(super) fn new(interval: Duration, now: Duration) -> Self {
@@ -41,16 +43,18 @@ impl Schedule {
         self.interval = interval;
     }
 
-    /// How long until a commit is due: never longer than [`limits::COMMIT_INTERVAL_MAX`] after the last began.
-    pub(super) fn due_in(&self, now: Duration, live: bool) -> Duration {
+    /// How long until a commit is due, when the last event was folded at `folded_at`: never longer than
+    /// [`limits::COMMIT_INTERVAL_MAX`] after the last began.
+    pub(super) fn due_in(&self, now: Duration, live: bool, folded_at: Duration) -> Duration {
         let wanted = if live {
             self.interval
         } else {
             self.interval.min(CATCH_UP_INTERVAL)
         };
         let affordable = (self.last_cost * COST_SHARE).min(limits::COMMIT_INTERVAL_MAX);
-        let interval = wanted.max(affordable);
-        (self.last_start + interval).saturating_sub(now)
+        let busy = self.last_start + wanted.max(affordable);
+        let quiet = (self.last_start + wanted).max(folded_at + QUIET);
+        busy.min(quiet).saturating_sub(now)
     }
 
     pub(super) fn started(&mut self, now: Duration) {
@@ -201,14 +205,15 @@ mod tests {
     #[test]
     fn a_live_partition_commits_at_its_interval() {
         let schedule = Schedule::new(2 * SECOND, SECOND);
-        assert_eq!(schedule.due_in(SECOND, true), 2 * SECOND);
-        assert_eq!(schedule.due_in(4 * SECOND, true), Duration::ZERO);
+        assert_eq!(schedule.due_in(SECOND, true, SECOND), 2 * SECOND);
+        assert_eq!(schedule.due_in(4 * SECOND, true, SECOND), Duration::ZERO);
     }
 
     #[test]
     fn catching_up_commits_often_enough_to_replay_within_a_second() {
         let schedule = Schedule::new(10 * SECOND, Duration::ZERO);
-        assert_eq!(schedule.due_in(Duration::ZERO, false), SECOND);
+        let now = Duration::ZERO;
+        assert_eq!(schedule.due_in(now, false, now), SECOND);
     }
 
     #[test]
@@ -216,7 +221,20 @@ mod tests {
         let mut schedule = Schedule::new(SECOND, Duration::ZERO);
         schedule.started(SECOND);
         schedule.ended(SECOND);
-        assert_eq!(schedule.due_in(2 * SECOND, true), 9 * SECOND);
+        let now = 2 * SECOND;
+        let folded_at = 20 * SECOND;
+        assert_eq!(schedule.due_in(now, true, folded_at), 9 * SECOND);
+    }
+
+    #[test]
+    fn a_quiet_partition_has_time_for_an_expensive_commit() {
+        let mut schedule = Schedule::new(2 * SECOND, Duration::ZERO);
+        schedule.started(SECOND);
+        schedule.ended(SECOND);
+        let due = |now, folded_at| schedule.due_in(now, true, folded_at);
+        assert_eq!(due(2 * SECOND, 2 * SECOND), SECOND, "at its interval");
+        assert_eq!(due(4 * SECOND, 4 * SECOND), SECOND, "once it is quiet");
+        assert_eq!(due(5 * SECOND, 4 * SECOND), Duration::ZERO);
     }
 
     #[test]
@@ -224,6 +242,10 @@ mod tests {
         let mut schedule = Schedule::new(SECOND, Duration::ZERO);
         schedule.started(SECOND);
         schedule.ended(60 * SECOND);
-        assert_eq!(schedule.due_in(SECOND, true), limits::COMMIT_INTERVAL_MAX);
+        let folded_at = 100 * SECOND;
+        assert_eq!(
+            schedule.due_in(SECOND, true, folded_at),
+            limits::COMMIT_INTERVAL_MAX
+        );
     }
 }

@@ -94,6 +94,8 @@ struct Worker {
     checkpoint: Checkpoint,
     /// Position that is committed.
     committed: Offset,
+    /// When the last event was folded.
+    folded_at: Duration,
     live_at: Offset,
     batch: RecordBatch,
     schedule: Schedule,
@@ -158,6 +160,7 @@ impl Worker {
             reader,
             source: opened.source,
             committed: opened.checkpoint.next,
+            folded_at: now,
             checkpoint: opened.checkpoint,
             live_at: opened.live_at,
             batch: RecordBatch::new(),
@@ -345,6 +348,7 @@ impl Worker {
             );
             metrics.state_bytes(&self.handle.spec().store, state_bytes, largest);
             let now = self.ports.clock.elapsed();
+            self.folded_at = now;
             if let Some(rate) = self.rate.count(folded as u64, now) {
                 self.handle.update(|status| status.rate_per_second = rate);
             }
@@ -567,7 +571,7 @@ impl Worker {
         if self.is_commit_wanted {
             return Some(Duration::ZERO);
         }
-        let due = self.schedule.due_in(now, live);
+        let due = self.schedule.due_in(now, live, self.folded_at);
         Some(if self.is_full() { Duration::ZERO } else { due })
     }
 
