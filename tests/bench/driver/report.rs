@@ -230,6 +230,8 @@ fn figures(text: &mut String, measured: &Measured) {
 }
 
 fn settings(text: &mut String, measured: &Measured) {
+    // Says nothing about a setting, and is another every time.
+    let scratch = std::env::var("FOLDHOST_TEST_SCRATCH").ok();
     text.push_str("## Settings\n\nfoldhost: its defaults, with an object store in a folder. The others as they say:\n\n");
     for (name, settings) in &measured.settings {
         let _ = writeln!(text, "- `{name}`:");
@@ -238,6 +240,10 @@ fn settings(text: &mut String, measured: &Measured) {
                 let value = value
                     .as_str()
                     .map_or_else(|| value.to_string(), str::to_owned);
+                let value = match &scratch {
+                    Some(scratch) => value.replace(scratch, "<scratch>"),
+                    None => value,
+                };
                 let _ = writeln!(text, "  - `{key}` = `{value}`");
             }
         }
