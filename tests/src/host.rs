@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::http::Client;
@@ -283,11 +283,22 @@ impl Host {
                 partition["status"] == "live"
                     && crate::http::number(&partition["lag"]).is_some_and(|lag| lag == 0)
             };
-            if !partitions.is_empty() && partitions.iter().all(live) {
-                Ok(())
-            } else {
-                Err(anyhow!("{}", reply.text()))
+            ensure!(
+                !partitions.is_empty() && partitions.iter().all(live),
+                "{}",
+                reply.text()
+            );
+            // The lag is that of the end as the host has last seen it: look whether there is more.
+            let topic = plugin["inputs"][0]["topic"].as_str().context("no input")?;
+            for partition in partitions {
+                let number = crate::http::number(&partition["partition"]).context("no number")?;
+                let folded = crate::http::number(&partition["position"]);
+                let first = crate::http::number(&partition["folds_from"]).unwrap_or(0);
+                let next = folded.map_or(first, |folded| folded + 1);
+                let more = crate::topic::has_record(&client, topic, number, next)?;
+                ensure!(!more, "partition {number} has not folded {topic}@{next}");
             }
+            Ok(())
         })
         .with_context(|| self.process.log_tail())
     }

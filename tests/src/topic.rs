@@ -39,6 +39,22 @@ pub fn end(client: &Client, topic: &str) -> Result<u64> {
         .with_context(|| format!("a partition has no end: {reply:?}"))
 }
 
+/// Whether a partition has a record at `offset` or behind it; markers of transactions are none.
+///
+/// # Errors
+/// If there is no such partition.
+pub fn has_record(client: &Client, topic: &str, partition: u64, offset: u64) -> Result<bool> {
+    let path = format!("/v1/topics/{topic}/records?partition={partition}&offset={offset}&limit=1");
+    let reply = client.get(&path)?;
+    if reply.status == 400 {
+        // Retention has removed it: whoever waits for it waits for a gap, not for a record.
+        return Ok(false);
+    }
+    let answer = reply.expect_status(200)?.json()?;
+    let page = answer["records"].as_array().context("no `records`")?;
+    Ok(!page.is_empty())
+}
+
 /// Every record of a topic, as the host tells them, by partition and offset.
 ///
 /// # Errors
