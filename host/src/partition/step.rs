@@ -169,6 +169,8 @@ fn poison_code(fault: &CallError) -> &'static str {
         CallError::OutOfFuel { .. } => "event-out-of-fuel",
         CallError::OutOfMemory { .. } => "event-out-of-memory",
         CallError::StateTooLarge { .. } => "state-too-large",
+        CallError::TooMuch { .. } => "emitted-too-much",
+        CallError::RecordTooLarge { .. } => "output-too-large",
         CallError::BadColumns(_) => "bad-columns",
         CallError::Trap(_)
         | CallError::AnswerTooLarge { .. }

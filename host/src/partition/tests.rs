@@ -19,6 +19,7 @@ use crate::log::{Cleanup, NewRecord, NewTopic, RecordBatch};
 use crate::plugin::{
     BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind,
     Manifest, OptionalColumn, Payload, PluginCode, PluginInstance, QueryError, Question, Rejection,
+    RouteInput, Routes,
 };
 use crate::state::objects::Objects;
 use crate::state::slate::{SlateSettings, SlateStore};
@@ -84,6 +85,10 @@ impl PluginCode for Counter {
 }
 
 impl PluginInstance for CounterInstance {
+    fn route(&mut self, _: &RouteInput) -> Result<Routes, CallError> {
+        unreachable!("it has no route")
+    }
+
     fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError> {
         let mut counts: Vec<Option<u64>> = (0..input.keys.len())
             .map(|index| {

@@ -16,7 +16,7 @@ use super::limits::InstanceLimiter;
 use super::manifest::Limits;
 use super::{
     BytesColumn, CallError, Description, Fault, FoldInput, Folded, Inspection, OptionalColumn,
-    Parameters, Payload, PluginCode, PluginInstance, QueryError, Question,
+    Parameters, Payload, PluginCode, PluginInstance, QueryError, Question, RouteInput, Routes,
 };
 use crate::clock::Clock;
 use crate::limits;
@@ -353,6 +353,12 @@ impl PluginInstance for WasmInstance {
             input.events(),
             &self.call.limits,
         )
+    }
+
+    fn route(&mut self, _records: &RouteInput) -> Result<Routes, CallError> {
+        Err(CallError::BadColumns(
+            "the plugin does not export route".to_owned(),
+        ))
     }
 
     fn answer(

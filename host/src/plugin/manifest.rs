@@ -29,7 +29,9 @@ pub struct Manifest {
     /// Topics whose events it folds; at least one.
     pub inputs: Vec<Input>,
     /// The one topic that it owns.
-    pub output: Option<TopicName>,
+    pub output: Option<Output>,
+    /// Partitions of its merge topic; `None` = those of the largest input.
+    pub merge_partitions: Option<u32>,
     /// Same id = the state can be read by this code.
     pub state_schema: String,
     /// How its keys are written in URLs and JSON.
@@ -40,10 +42,25 @@ pub struct Manifest {
     pub on_error: OnError,
     /// Whether events carry their headers into the plugin.
     pub headers: bool,
+    /// Whether events carry the key that their record had before it was routed.
+    pub record_keys: bool,
+    /// Whether events carry where their record was before a merge topic.
+    pub origins: bool,
     /// How many generations are kept beside the serving one, for a rollback without a rebuild.
     pub keep_generations: u8,
     /// Bounds of a call.
     pub limits: Limits,
+}
+
+/// The topic that a plugin owns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its name.
+    pub topic: TopicName,
+    /// Partitions it is created with; `None` = as many as the states have.
+    pub partitions: Option<u32>,
+    /// Whether only the newest record of each key stays in it.
+    pub compact: bool,
 }
 
 /// One input topic.
@@ -59,6 +76,20 @@ pub struct Input {
     pub on_gap: OnGap,
     /// How the topic's keys were spread over its partitions.
     pub partitioner: Partitioner,
+    /// What lies around its values.
+    pub framing: Framing,
+}
+
+/// What lies around the values of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Framing {
+    /// Nothing.
+    #[default]
+    None,
+    /// The frame of a schema registry: a magic byte, the schema's id and, for protobuf, the indexes of
+    /// the message.
+    Confluent,
 }
 
 /// Where a new generation begins to read.

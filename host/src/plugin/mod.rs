@@ -176,6 +176,19 @@ pub struct FoldInput {
     pub offsets: Vec<u64>,
     /// Headers of the events, only where the manifest asks.
     pub headers: Option<HeadersColumn>,
+    /// Keys that the records had where `route` named another; only where the manifest asks.
+    pub record_keys: Option<OptionalColumn>,
+    /// Where the records were before a merge topic; only where the manifest asks.
+    pub origins: Option<OriginsColumn>,
+}
+
+/// Where each record of a batch was before a merge topic.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OriginsColumn {
+    /// Its partition in its input topic.
+    pub partitions: Vec<u32>,
+    /// Its offset in that partition.
+    pub offsets: Vec<u64>,
 }
 
 impl FoldInput {
@@ -195,6 +208,8 @@ impl FoldInput {
         self.timestamps_ms.clear();
         self.offsets.clear();
         self.headers = None;
+        self.record_keys = None;
+        self.origins = None;
     }
 }
 
@@ -215,6 +230,63 @@ pub struct Folded {
     /// State of each key after the batch: present, absent, or [`Mark::Unchanged`].
     pub states: OptionalColumn,
     /// Rejected events, in order of index.
+    pub rejected: Vec<Rejection>,
+    /// Records for the owned topic; a view emits none.
+    pub emitted: Emitted,
+}
+
+/// Records for the owned topic, in the order of their causes. One item per record in each list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Emitted {
+    /// Index of the event that caused each; never decreases.
+    pub causes: Vec<u32>,
+    /// Key of each.
+    pub keys: BytesColumn,
+    /// Value of each; absent = tombstone.
+    pub values: OptionalColumn,
+    /// Milliseconds since the Unix epoch; `None` = those of the causes.
+    pub timestamps_ms: Option<Vec<i64>>,
+    /// `None` = no record has any.
+    pub headers: Option<HeadersColumn>,
+}
+
+impl Emitted {
+    /// How many records.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.causes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.causes.is_empty()
+    }
+}
+
+/// Records before they have an entity: input of one `route`. One item per record in each list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RouteInput {
+    /// Index of each record's topic in the manifest's inputs.
+    pub inputs: Vec<u8>,
+    /// The records' own keys; a record may have none.
+    pub keys: OptionalColumn,
+    /// Values; absent = tombstone.
+    pub values: OptionalColumn,
+    /// Milliseconds since the Unix epoch.
+    pub timestamps_ms: Vec<i64>,
+    /// Headers, only where the manifest asks.
+    pub headers: Option<HeadersColumn>,
+}
+
+/// The keys of records: output of one `route`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Routes {
+    /// Index of the record that each key belongs to; never decreases.
+    pub causes: Vec<u32>,
+    /// One per cause.
+    pub keys: BytesColumn,
+    /// Rejected records, in order of index; none of them has a key.
     pub rejected: Vec<Rejection>,
 }
 
@@ -306,6 +378,22 @@ pub enum CallError {
         /// The bound.
         bytes_max: usize,
     },
+    /// A call emitted, or routed to, more than it may.
+    #[error("the plugin made {what} in one call, more than the {max} it may make")]
+    TooMuch {
+        /// What and how much, such as `70000 records` or `20000000 bytes of records`.
+        what: String,
+        /// The bound.
+        max: usize,
+    },
+    /// A record came back larger than the topic takes.
+    #[error("the plugin emitted a record of {bytes} bytes, more than the {bytes_max} it may have")]
+    RecordTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
     /// What came back breaks the ABI.
     #[error("the plugin answered with broken columns: {0}")]
     BadColumns(String),
@@ -324,7 +412,10 @@ impl CallError {
     /// Whether a smaller batch may succeed where this one failed.
     #[must_use]
     pub fn is_about_size(&self) -> bool {
-        matches!(self, Self::OutOfFuel { .. } | Self::OutOfMemory { .. })
+        matches!(
+            self,
+            Self::OutOfFuel { .. } | Self::OutOfMemory { .. } | Self::TooMuch { .. }
+        )
     }
 }
 
@@ -467,12 +558,20 @@ pub trait PluginCode: Send + Sync + fmt::Debug {
 
 /// An instance: made on demand, dropped after any [`CallError`].
 pub trait PluginInstance: Send + fmt::Debug {
-    /// Folds one batch. The answer is checked: as many items as keys, ends that never decrease,
-    /// indices in range, sizes within the manifest's limits.
+    /// Folds one batch, through `react` where the plugin exports that. The answer is checked: as many
+    /// items as keys, ends that never decrease, indices in range, sizes within the manifest's limits;
+    /// emitted records in the order of their causes, none for a rejected event, within bounds.
     ///
     /// # Errors
     /// Any [`CallError`].
     fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError>;
+
+    /// Names the keys of records, or rejects them. The answer is checked as that of `fold`; keys are
+    /// within [`crate::limits::KEY_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// Any [`CallError`].
+    fn route(&mut self, records: &RouteInput) -> Result<Routes, CallError>;
 
     /// Answers one question, with at most `fuel_max` of the fuel that the manifest allows. Less than that is an
     /// attempt: where it runs out of fuel or time, nothing is decided, and the question is to be asked again.

@@ -7,7 +7,8 @@
 use crate::limits;
 use crate::plugin::manifest::Limits;
 use crate::plugin::{
-    BytesColumn, CallError, Folded, Mark, Operation, OptionalColumn, Payload, QueryError, Rejection,
+    BytesColumn, CallError, Emitted, Folded, Mark, Operation, OptionalColumn, Payload, QueryError,
+    Rejection,
 };
 
 /// Checks what `fold` returned for `keys` keys and `events` events.
@@ -21,7 +22,11 @@ pub(super) fn folded(
     column(&states, keys).map_err(CallError::BadColumns)?;
     sizes(&states.items, limits.state_bytes)?;
     let rejected = rejections(rejected, events).map_err(CallError::BadColumns)?;
-    Ok(Folded { states, rejected })
+    Ok(Folded {
+        states,
+        rejected,
+        emitted: Emitted::default(),
+    })
 }
 
 /// Checks what `migrate` returned for `keys` keys.

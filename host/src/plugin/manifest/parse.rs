@@ -14,7 +14,9 @@ use crate::limits;
 use crate::log::Partitioner;
 use crate::types::{KeyFormat, PluginName, TopicName};
 
-use super::{Input, Limits, Manifest, ManifestFault, OnError, OnGap, Start, units};
+use super::{
+    Framing, Input, Limits, Manifest, ManifestFault, OnError, OnGap, Output, Start, units,
+};
 
 const FIELDS: &[&str] = &[
     "name",
@@ -57,7 +59,13 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     let name = fields.required("name", "name = \"my-view\"", parse_with(PluginName::new));
     let version = fields.required("version", "version = \"1.0.0\"", version);
     let inputs = fields.inputs();
-    let output = fields.optional("output", parse_with(TopicName::new));
+    let output = fields
+        .optional("output", parse_with(TopicName::new))
+        .map(|topic| Output {
+            topic,
+            partitions: None,
+            compact: false,
+        });
     let state_schema = fields.optional("state-schema", schema_id);
     let key = fields.choice("key", &["utf8", "bytes", "i32", "i64", "uuid"]);
     let commit_interval = fields.optional("commit-interval", commit_interval);
@@ -75,7 +83,10 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             key: key.unwrap_or(KeyFormat::Utf8),
             commit_interval: commit_interval.unwrap_or(limits::COMMIT_INTERVAL_DEFAULT),
             on_error: on_error.unwrap_or(OnError::Stop),
+            merge_partitions: None,
             headers,
+            record_keys: false,
+            origins: false,
             keep_generations: keep_generations.unwrap_or(0),
             limits,
         }),
@@ -245,6 +256,7 @@ fn input(item: &Value, path: &str, faults: &mut Faults) -> Option<Input> {
                 start: Start::default(),
                 on_gap: OnGap::default(),
                 partitioner: Partitioner::default(),
+                framing: Framing::default(),
             });
         }
         Value::Table(table) => table,
@@ -275,6 +287,7 @@ fn input(item: &Value, path: &str, faults: &mut Faults) -> Option<Input> {
         start,
         on_gap,
         partitioner,
+        framing: Framing::default(),
     })
 }
 
