@@ -18,6 +18,7 @@ fn compile_protos(root: &Path) -> Result<(), Failure> {
     let files = [
         own.join("deployments.proto"),
         own.join("journal.proto"),
+        own.join("merge.proto"),
         own.join("state.proto"),
         own.join("demo.proto"),
         flights.join("flight.proto"),

@@ -34,6 +34,21 @@ pub const READER_QUEUES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What may wait in front of all workers of a host with little memory for states.
 pub const READER_QUEUES_BYTES_MIN: usize = 16 * 1024 * 1024;
 
+/// Bytes of the headers that the host adds to a record: names, the plugin's name, a position, and what
+/// travels from cause to output.
+pub const STAMP_BYTES_MAX: usize = 2 * 1024;
+/// Longest value of a header that travels from cause to output; a longer one stays behind.
+pub const TRAVELLING_HEADER_BYTES_MAX: usize = 512;
+/// Bytes of records that a partition has made and not yet published, beyond which it folds no more.
+pub const PUBLISH_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Records that a partition has made and not yet published, beyond which it folds no more.
+pub const PUBLISH_RECORDS_MAX: usize = 20_000;
+/// Shortest time between two state commits of what publishes, unless its commit interval is longer:
+/// states are folded again from the last, and nothing is published again.
+pub const PUBLISHER_STATE_INTERVAL: Duration = Duration::from_secs(2);
+/// First look for a position record: this many records before the end of the journal.
+pub const JOURNAL_LOOK_RECORDS: u64 = 64;
+
 /// Largest component.
 pub const COMPONENT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Largest manifest inside a component.

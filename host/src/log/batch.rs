@@ -63,6 +63,14 @@ pub struct RecordRef<'a> {
 }
 
 impl<'a> RecordRef<'a> {
+    /// Bytes of key, value and headers.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let headers = self.headers();
+        let headers = headers.map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len));
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + headers.sum::<usize>()
+    }
+
     /// The record's headers, in order.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = HeaderRef<'a>> + use<'a> {
         let batch = self.batch;

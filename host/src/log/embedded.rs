@@ -349,6 +349,15 @@ impl Log for EmbeddedLog {
         Ok(Offset(0)..self.0.catalog.get(&of.topic)?.end(of.partition)?)
     }
 
+    async fn written_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
+        // A transaction is one batch: it is there whole, or not at all.
+        self.range(of).await.map(|range| range.end)
+    }
+
+    async fn record_bytes_max(&self, _topic: &TopicName) -> usize {
+        self.0.settings.record_bytes_max
+    }
+
     async fn offset_at(&self, of: &TopicPartition, timestamp_ms: i64) -> Result<Offset, LogError> {
         let topic = self.0.catalog.get(&of.topic)?;
         let end = topic.end(of.partition)?;

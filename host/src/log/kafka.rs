@@ -132,6 +132,14 @@ impl Log for KafkaLog {
         self.topics.range(of).await
     }
 
+    async fn written_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
+        self.topics.written_end(of).await
+    }
+
+    async fn record_bytes_max(&self, topic: &TopicName) -> usize {
+        self.placing.record_bytes_max(topic).await
+    }
+
     async fn offset_at(&self, of: &TopicPartition, timestamp_ms: i64) -> Result<Offset, LogError> {
         self.topics.offset_at(of, timestamp_ms).await
     }

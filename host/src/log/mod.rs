@@ -230,6 +230,16 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// [`LogError::UnknownTopic`], [`LogError::Unavailable`].
     async fn range(&self, of: &TopicPartition) -> Result<OffsetRange, LogError>;
 
+    /// One past the last record that was written, those of transactions that are still open included:
+    /// what was written before this call is visible once the end of [`range`](Self::range) is here.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`], [`LogError::Unavailable`].
+    async fn written_end(&self, of: &TopicPartition) -> Result<Offset, LogError>;
+
+    /// The largest record that a topic takes, in bytes of key, value and headers.
+    async fn record_bytes_max(&self, topic: &TopicName) -> usize;
+
     /// Offset of the first record with at least this timestamp, or the end.
     ///
     /// # Errors

@@ -417,6 +417,7 @@ impl Running {
             log: self.context.log.clone(),
             readers,
             states: self.context.states.clone(),
+            codes: Arc::new(load::Codes::new(&self.plugin, &self.context)),
             budget: self.context.budget.clone(),
             clock: self.context.clock.clone(),
             metrics: self.context.metrics.clone(),

@@ -7,11 +7,12 @@ use super::changes::Place;
 use super::step::{Before, Poison, States};
 use crate::limits;
 use crate::log::{Partitioner, RecordBatch, RecordRef};
+use crate::plugin::manifest::OnError;
 use crate::plugin::{FoldInput, HeadersColumn};
 use crate::types::{Offset, Partition};
 
 /// What every record of a partition is checked against.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Source {
     /// Number of the partition.
     pub partition: Partition,
@@ -21,6 +22,12 @@ pub struct Source {
     pub partitioner: Partitioner,
     /// Whether the plugin asked for headers.
     pub headers: bool,
+    /// What becomes of an event that cannot be applied.
+    pub on_error: OnError,
+    /// The largest record that the owned topic takes.
+    pub record_bytes_max: usize,
+    /// The largest record that the topic of dead letters takes.
+    pub letter_bytes_max: usize,
 }
 
 /// One call's columns, with what is needed to read its answer.
@@ -59,7 +66,7 @@ impl Assembled {
         from: usize,
         events_max: usize,
         before: &Before<'_, S>,
-        source: Source,
+        source: &Source,
     ) -> (usize, Option<Poison>) {
         self.input.clear();
         self.entities.clear();
@@ -80,7 +87,7 @@ impl Assembled {
         from: usize,
         until: usize,
         states: &S,
-        source: Source,
+        source: &Source,
     ) -> (usize, Option<Poison>) {
         for index in from..until {
             let key = match check_key(&batch.get(index), source) {
@@ -152,7 +159,7 @@ impl Assembled {
         events
     }
 
-    fn fill_events(&mut self, batch: &RecordBatch, from: usize, events: usize, source: Source) {
+    fn fill_events(&mut self, batch: &RecordBatch, from: usize, events: usize, source: &Source) {
         if source.headers {
             self.input.headers = Some(HeadersColumn::default());
         }
@@ -185,7 +192,7 @@ impl Assembled {
 
 fn check_key<'a>(
     record: &RecordRef<'a>,
-    source: Source,
+    source: &Source,
 ) -> Result<&'a [u8], (&'static str, String)> {
     let Some(key) = record.key else {
         return Err((

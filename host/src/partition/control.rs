@@ -2,10 +2,15 @@
 //! records not to. Written by `manager`, read by the worker between two batches.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use async_trait::async_trait;
+
+use crate::limits;
 use crate::plugin::PluginCode;
-use crate::plugin::manifest::Manifest;
+use crate::plugin::manifest::{Manifest, OnError};
 use crate::types::{DeploymentId, Offset};
 
 /// The code of a deployment.
@@ -25,6 +30,31 @@ impl CodeInUse {
     pub fn manifest(&self) -> &Manifest {
         &self.code.inspection().manifest
     }
+
+    /// How often states are committed once it is live. What publishes has an interval of its own for that,
+    /// and a commit of states costs more than the replay that it saves.
+    #[must_use]
+    pub fn state_interval(&self) -> Duration {
+        let manifest = self.manifest();
+        let publishes = manifest.output.is_some() || manifest.on_error != OnError::Stop;
+        if publishes {
+            manifest
+                .commit_interval
+                .max(limits::PUBLISHER_STATE_INTERVAL)
+        } else {
+            manifest.commit_interval
+        }
+    }
+}
+
+/// Where the code of a deployment comes from.
+#[async_trait]
+pub trait Codes: Send + Sync + fmt::Debug {
+    /// The code of a deployment of the plugin, also of one that does not run any more.
+    ///
+    /// # Errors
+    /// A sentence that says why there is none.
+    async fn code(&self, deployment: DeploymentId) -> Result<Arc<CodeInUse>, String>;
 }
 
 /// What a worker is to do from the next batch on.

@@ -1,12 +1,17 @@
-//! Records of the journal topic: who has opened which partition. Written when a partition opens,
-//! read by `cluster`.
+//! Records of the journal topic: who has opened which partition, and how far what a partition made is
+//! published. Written when a partition opens and with every transaction; read by `cluster` and `open`.
+//!
+//! Invariant: a position record and the records that it covers are one transaction.
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::PartitionSpec;
-use crate::log::{Log, LogError, NewRecord};
-use crate::types::{Epoch, GenerationId, Partition};
+use crate::limits;
+use crate::log::{Log, LogError, NewRecord, Read, ReadLimits, ReaderSet, RecordBatch, RecordRef};
+use crate::types::{
+    DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, TopicName, TopicPartition,
+};
 
 #[allow(
     unreachable_pub,
@@ -16,6 +21,8 @@ use crate::types::{Epoch, GenerationId, Partition};
 mod proto {
     include!(concat!(env!("OUT_DIR"), "/foldhost.journal.v1.rs"));
 }
+
+use proto::journal_record::Record as Wire;
 
 /// A host has opened a partition of a generation; of several of one generation, the one with the
 /// highest epoch owns it.
@@ -31,6 +38,29 @@ pub struct Owner {
     pub url: String,
 }
 
+/// How far a partition of a generation was folded when what it had made was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Which partition.
+    pub partition: Partition,
+    /// Which generation.
+    pub generation: GenerationId,
+    /// Deployment that brought the plugin's name.
+    pub plugin: DeploymentId,
+    /// Deployment whose code folded up to here.
+    pub deployment: DeploymentId,
+    /// That code.
+    pub digest: Digest,
+    /// Topic that is folded.
+    pub topic: TopicName,
+    /// Its identity, where the log can tell.
+    pub topic_id: Option<[u8; 16]>,
+    /// First offset that was not folded.
+    pub next: Offset,
+    /// The owned topic to which records were published; `None` where they were withheld.
+    pub output: Option<TopicName>,
+}
+
 /// Announces that `spec`'s partition was opened under `epoch`.
 ///
 /// # Errors
@@ -43,31 +73,163 @@ pub async fn announce(log: &dyn Log, spec: &PartitionSpec, epoch: Epoch) -> Resu
         generation: spec.store.generation.0,
         url: spec.advertised_url.clone(),
     };
-    let record = proto::JournalRecord {
-        record: Some(proto::journal_record::Record::Owner(owner)),
-    };
-    let record = NewRecord {
-        key: Some(Bytes::from(format!(
-            "owner/{partition}/{}",
-            spec.store.generation
-        ))),
-        value: Some(Bytes::from(record.encode_to_vec())),
-        partition: Some(partition),
-        ..NewRecord::default()
-    };
+    let key = format!("owner/{partition}/{}", spec.store.generation);
+    let record = record(partition, key, Wire::Owner(owner));
     log.append(&spec.journal, vec![record]).await.map(|_| ())
 }
 
-/// Reads a journal record; `None` for kinds that this version does not know.
+/// The journal's record of a position.
+#[must_use]
+pub fn position_record(position: &Position) -> NewRecord {
+    let Position {
+        partition,
+        generation,
+        ..
+    } = *position;
+    let wire = proto::Position {
+        partition: partition.0,
+        generation: generation.0,
+        plugin: position.plugin.0,
+        deployment: position.deployment.0,
+        digest: Bytes::copy_from_slice(position.digest.as_bytes()),
+        host_version: env!("CARGO_PKG_VERSION").to_owned(),
+        topic: position.topic.to_string(),
+        topic_id: position
+            .topic_id
+            .map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id)),
+        next: position.next.0,
+        output: position
+            .output
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+    };
+    let key = format!("position/{partition}/{generation}");
+    record(partition, key, Wire::Position(wire))
+}
+
+fn record(partition: Partition, key: String, record: Wire) -> NewRecord {
+    let record = proto::JournalRecord {
+        record: Some(record),
+    };
+    NewRecord {
+        key: Some(Bytes::from(key)),
+        value: Some(Bytes::from(record.encode_to_vec())),
+        partition: Some(partition),
+        ..NewRecord::default()
+    }
+}
+
+/// Reads a journal record; `None` for other kinds.
 #[must_use]
 pub fn read_owner(value: &[u8]) -> Option<Owner> {
-    let record = proto::JournalRecord::decode(value).ok()?;
-    match record.record? {
-        proto::journal_record::Record::Owner(owner) => Some(Owner {
-            partition: Partition(owner.partition),
-            generation: GenerationId(owner.generation),
-            epoch: Epoch(owner.epoch),
-            url: owner.url,
-        }),
+    let Wire::Owner(owner) = read(value)? else {
+        return None;
+    };
+    Some(Owner {
+        partition: Partition(owner.partition),
+        generation: GenerationId(owner.generation),
+        epoch: Epoch(owner.epoch),
+        url: owner.url,
+    })
+}
+
+/// Reads a journal record; `None` for other kinds, and for what no version of this host wrote.
+#[must_use]
+pub fn read_position(value: &[u8]) -> Option<Position> {
+    let Wire::Position(position) = read(value)? else {
+        return None;
+    };
+    Some(Position {
+        partition: Partition(position.partition),
+        generation: GenerationId(position.generation),
+        plugin: DeploymentId(position.plugin),
+        deployment: DeploymentId(position.deployment),
+        digest: Digest::from_bytes(position.digest.as_ref().try_into().ok()?),
+        topic: TopicName::new(&position.topic).ok()?,
+        topic_id: match position.topic_id.as_ref() {
+            [] => None,
+            id => Some(id.try_into().ok()?),
+        },
+        next: Offset(position.next),
+        output: match position.output.as_str() {
+            "" => None,
+            output => Some(TopicName::new(output).ok()?),
+        },
+    })
+}
+
+fn read(value: &[u8]) -> Option<Wire> {
+    proto::JournalRecord::decode(value).ok()?.record
+}
+
+/// The last journal record of a partition of which `read` makes something, if there is any: looked for
+/// from the end backwards, in windows that grow, since what is looked for is written all the time.
+///
+/// What was written to the partition before the call is seen: an open transaction of somebody else,
+/// behind which committed records are hidden, is waited for.
+///
+/// # Errors
+/// Any [`LogError`] of the reader.
+pub async fn last<T>(
+    log: &dyn Log,
+    readers: &dyn ReaderSet,
+    of: &TopicPartition,
+    mut read: impl FnMut(&RecordRef<'_>) -> Option<T>,
+) -> Result<Option<T>, LogError> {
+    let range = settled_range(log, of).await?;
+    let mut until = range.end;
+    let mut window = limits::JOURNAL_LOOK_RECORDS;
+    while until > range.start {
+        let from = Offset(until.0.saturating_sub(window)).max(range.start);
+        if let Some(found) = last_between(readers, of, from, until, &mut read).await? {
+            return Ok(Some(found));
+        }
+        until = from;
+        window *= 8;
+    }
+    Ok(None)
+}
+
+/// The range of a partition, once everything that was written to it before is decided.
+async fn settled_range(
+    log: &dyn Log,
+    of: &TopicPartition,
+) -> Result<crate::log::OffsetRange, LogError> {
+    let written = log.written_end(of).await?;
+    loop {
+        let range = log.range(of).await?;
+        if range.end >= written {
+            return Ok(range);
+        }
+        tracing::debug!(%of, "waiting for an open transaction to end");
+        tokio::time::sleep(limits::RETRY_PAUSE_MIN).await;
+    }
+}
+
+async fn last_between<T>(
+    readers: &dyn ReaderSet,
+    of: &TopicPartition,
+    from: Offset,
+    until: Offset,
+    read: &mut impl FnMut(&RecordRef<'_>) -> Option<T>,
+) -> Result<Option<T>, LogError> {
+    const LIMITS: ReadLimits = ReadLimits {
+        records_max: limits::BATCH_EVENTS_MAX,
+        bytes_max: limits::BATCH_BYTES_MAX,
+    };
+    let mut reader = readers.open(of, from).await?;
+    let mut batch = RecordBatch::new();
+    let mut found = None;
+    loop {
+        batch.clear();
+        if reader.read(&mut batch, LIMITS).await? == Read::EndOfPartition {
+            return Ok(found);
+        }
+        for record in batch.iter() {
+            if record.offset >= until {
+                return Ok(found);
+            }
+            found = read(&record).or(found);
+        }
     }
 }

@@ -67,6 +67,7 @@ async fn migrate_all(
         digest: code.code.inspection().digest,
         folds_from: before.next,
         incomplete: true,
+        published: false,
         ..before
     };
     let mut migrating = Migrating {

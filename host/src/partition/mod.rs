@@ -14,8 +14,10 @@ mod commit;
 mod control;
 mod handle;
 pub mod journal;
+mod merged;
 mod migrate;
 mod open;
+mod publish;
 mod rate;
 mod status;
 mod step;
@@ -31,12 +33,12 @@ use crate::log::{Log, Partitioner, ReaderSet};
 use crate::plugin::manifest::Input;
 use crate::state::{StateStore, StoreId};
 use crate::telemetry::Metrics;
-use crate::types::{TopicName, TopicPartition};
+use crate::types::{DeploymentId, TopicName, TopicPartition};
 
 // `step` takes it: with a name outside, `host/benches/abi.rs` measures the step that workers do, not one like it.
 pub use assemble::Source;
 pub use changes::{Change, Changes, Place};
-pub use control::{CodeInUse, Control, Skips};
+pub use control::{CodeInUse, Codes, Control, Skips};
 pub use handle::{Lookup, PartitionHandle};
 pub use open::partitions_changed;
 pub use status::{Blocked, PartitionStatus, Phase};
@@ -57,6 +59,45 @@ pub struct PartitionSpec {
     pub journal: TopicName,
     /// Where this host answers queries.
     pub advertised_url: String,
+    /// How it writes to the log; `None` = it writes nothing.
+    pub publishing: Option<Publishing>,
+}
+
+/// How a partition writes to the log what its plugin makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publishing {
+    /// The deployment that brought the plugin's name: what an earlier plugin of the name published is not
+    /// this one's.
+    pub plugin: DeploymentId,
+    /// Which of the generations it is.
+    pub role: Role,
+    /// Under which id; `None` = it withholds all that it makes.
+    pub transactional_id: Option<String>,
+    /// The topic that the plugin owns.
+    pub output: Option<TopicName>,
+    /// Where events go that cannot be applied, if `on-error` says so.
+    pub dead_letters: TopicName,
+}
+
+/// What a generation has to do with what other generations of its plugin publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It serves, and publishes from where the one before it stopped.
+    Serving,
+    /// It is built or kept beside the one that serves: never ahead of what that has published, and withholds
+    /// its outputs.
+    Beside,
+    /// It is built beside the one that serves, and publishes to an owned topic of its own from its first
+    /// event on.
+    BesideFromEarliest,
+}
+
+impl Publishing {
+    /// The owned topic, if this generation publishes to it.
+    #[must_use]
+    pub fn published_output(&self) -> Option<&TopicName> {
+        self.output.as_ref().filter(|_| self.role != Role::Beside)
+    }
 }
 
 /// States of another generation that are to go through the plugin's `migrate`.
@@ -96,6 +137,8 @@ pub struct Ports {
     pub readers: Arc<dyn ReaderSet>,
     /// Where states are kept.
     pub states: Arc<dyn StateStore>,
+    /// The code of deployments.
+    pub codes: Arc<dyn Codes>,
     /// Memory for states, shared by all partitions of the host.
     pub budget: StateBudget,
     /// Time.

@@ -1,20 +1,22 @@
-//! The open order (`ARCHITECTURE.md`, "Ownership"): fence the store, commit the next epoch, announce
-//! it, fetch the end of the log, then read on from the committed position. Whatever is wrong with
+//! The open order (`ARCHITECTURE.md`, "Ownership"): fence the writer and the store, commit the next epoch,
+//! announce it, read in the journal how far what the plugin makes is published, fetch the end of the log,
+//! then read on from the committed position. Whatever is wrong with
 //! the log against the state is found here, before anything is folded.
 
 use std::sync::Arc;
 
 use super::assemble::Source;
 use super::migrate::{Migrated, migrate};
+use super::publish::{self, Limit, Publisher};
 use super::status::TOPIC_REPLACED;
-use super::{Blocked, CodeInUse, PartitionHandle, Ports, journal};
+use super::{Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, Publishing, journal};
 use crate::log::{
     LogError, OffsetRange, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef, Topic,
 };
 use crate::plugin::CallError;
 use crate::plugin::manifest::{OnGap, Start};
 use crate::state::{Checkpoint, Commit, LastRecord, PartitionStore, StateChanges, StateError};
-use crate::types::{DeploymentId, Epoch, Offset, PluginName, RecordPosition};
+use crate::types::{DeploymentId, Epoch, Offset, PluginName, RecordPosition, TopicName};
 
 /// A partition that is open.
 #[derive(Debug)]
@@ -28,6 +30,14 @@ pub(super) struct Opened {
     pub(super) reader: Result<Box<dyn PartitionReader>, Blocked>,
     /// The store held nothing: keys that are not in memory have no state.
     pub(super) empty: bool,
+    /// Writes to the log what it makes; `None` = it makes nothing, or withholds it.
+    pub(super) publisher: Option<Publisher>,
+    /// How far it may fold, beside a generation that publishes.
+    pub(super) limit: Option<Limit>,
+    /// Up to here, events are folded again by the code that folded them first.
+    pub(super) refold_until: Offset,
+    /// The code that folds first.
+    pub(super) code: Arc<CodeInUse>,
 }
 
 /// Why a partition could not be opened; it is tried again.
@@ -39,6 +49,10 @@ pub(super) enum OpenError {
     State(#[from] StateError),
     #[error(transparent)]
     Call(CallError),
+    #[error(
+        "events are to be folded again with the code of deployment {0}, which cannot be had: {1}"
+    )]
+    NoCode(DeploymentId, String),
     #[error(
         "the state was committed by deployment {found}, of which this host has not heard yet: it runs {known}"
     )]
@@ -52,7 +66,14 @@ pub(super) enum OpenError {
 pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Opened, OpenError> {
     let spec = handle.spec();
     let source = spec.source();
-    let code = handle.code();
+    let mut code = handle.code();
+    let writer = match &spec.publishing {
+        Some(Publishing {
+            transactional_id: Some(id),
+            ..
+        }) => Some(ports.log.transactional(id).await?),
+        _ => None,
+    };
     let store: Arc<dyn PartitionStore> = Arc::from(ports.states.open(&spec.store).await?);
     let mut before = store.checkpoint().await?;
     if let Some(found) = before.as_ref().map(|before| before.deployment)
@@ -80,7 +101,9 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     };
     checkpoint.epoch = checkpoint.epoch.next();
     checkpoint.incomplete = failed.is_some();
-    checkpoint.adopt(&code);
+    if spec.publishing.is_none() {
+        checkpoint.adopt(&code);
+    }
     store
         .commit(Arc::new(Commit {
             changes: StateChanges::default(),
@@ -89,12 +112,27 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         .await?;
     journal::announce(&*ports.log, spec, checkpoint.epoch).await?;
 
-    let columns = Source {
-        partition: spec.store.partition,
-        partitions: checkpoint.partitions,
-        partitioner: spec.partitioner(),
-        headers: code.manifest().headers,
-    };
+    // Both earlier owners are fenced: what the journal says now stays true.
+    let mut published = None;
+    if let Some(publishing) = spec.publishing.as_ref().filter(|_| failed.is_none()) {
+        match publish::resolve(ports, spec, publishing, &checkpoint).await? {
+            Ok(resolved) => published = Some(resolved),
+            Err(blocked) => failed = Some(blocked),
+        }
+        let refold = published.as_ref().and_then(|it| it.refold);
+        match refold.map(|it| it.deployment) {
+            Some(found) if found > code.deployment => {
+                let known = code.deployment;
+                return Err(OpenError::Behind { found, known });
+            }
+            Some(first) if first != code.deployment => {
+                let found = ports.codes.code(first).await;
+                code = found.map_err(|why| OpenError::NoCode(first, why))?;
+            }
+            _ => {}
+        }
+        checkpoint.adopt(&code);
+    }
     let usable = match failed {
         Some(blocked) => Err(blocked),
         None => check_topic(handle, &checkpoint, topic.as_ref()),
@@ -108,14 +146,49 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         }
     };
     let empty = store.scan(&[], None, 1).await?.is_empty();
+    let refold = published.as_ref().and_then(|it| it.refold);
+    let publisher = match (&spec.publishing, writer, &published) {
+        (Some(publishing), Some(writer), Some(published)) => {
+            Some(Publisher::new(spec, publishing, writer, published))
+        }
+        _ => None,
+    };
     Ok(Opened {
+        source: source_of(ports, spec, &checkpoint, &code).await,
         store,
         checkpoint,
         live_at,
-        source: columns,
         reader,
         empty,
+        publisher,
+        refold_until: refold.map_or(Offset(0), |it| it.until),
+        limit: published.and_then(|it| it.limit),
+        code,
     })
+}
+
+/// What records are checked against, and how they go into the plugin.
+async fn source_of(
+    ports: &Ports,
+    spec: &PartitionSpec,
+    checkpoint: &Checkpoint,
+    code: &CodeInUse,
+) -> Source {
+    let bytes_max = async |topic: Option<&TopicName>| match topic {
+        Some(topic) => ports.log.record_bytes_max(topic).await,
+        None => usize::MAX,
+    };
+    let publishing = spec.publishing.as_ref();
+    let manifest = code.manifest();
+    Source {
+        partition: spec.store.partition,
+        partitions: checkpoint.partitions,
+        partitioner: spec.partitioner(),
+        headers: manifest.headers,
+        on_error: manifest.on_error,
+        record_bytes_max: bytes_max(publishing.and_then(|it| it.output.as_ref())).await,
+        letter_bytes_max: bytes_max(publishing.map(|it| &it.dead_letters)).await,
+    }
 }
 
 /// Resolves `start`; committed before the first fold, so that a restart resolves nothing anew.
@@ -146,6 +219,7 @@ async fn first_checkpoint(
         folds_from: start,
         gaps: 0,
         incomplete: false,
+        published: false,
     })
 }
 

@@ -66,6 +66,8 @@ pub struct PartitionStatus {
     pub next: Offset,
     /// First offset that is not committed to the store.
     pub committed: Offset,
+    /// First offset whose outputs are not published; `None` until something was, since it was opened.
+    pub published: Option<Offset>,
     /// One past the last record of the log, as last seen.
     pub end: Offset,
     /// How many offsets it is behind; 0 at the end of the partition.
@@ -103,6 +105,7 @@ impl PartitionStatus {
             blocked: None,
             next: Offset(0),
             committed: Offset(0),
+            published: None,
             end: Offset(0),
             lag_events: 0,
             history_complete: true,

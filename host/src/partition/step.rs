@@ -9,7 +9,10 @@ use super::assemble::{Assembled, Source};
 use super::changes::{Changes, Place};
 use crate::limits;
 use crate::log::RecordBatch;
-use crate::plugin::{CallError, FoldInput, Folded, Mark, PluginCode, PluginInstance};
+use crate::plugin::manifest::OnError;
+use crate::plugin::{
+    CallError, Emitted, FoldInput, Folded, Mark, PluginCode, PluginInstance, Rejection,
+};
 use crate::state::StateRef;
 
 /// States before a batch. Whoever calls the step has loaded those of all its keys.
@@ -35,17 +38,44 @@ pub struct Poison {
     pub reason: String,
 }
 
+impl Poison {
+    /// Whether its partition stops before the event: because `on-error` says so, because a larger limit
+    /// could apply it, or because it does not fit into the topic of dead letters.
+    fn stops(&self, batch: &RecordBatch, source: &Source) -> bool {
+        source.on_error == OnError::Stop
+            || matches!(
+                self.code.as_str(),
+                "event-out-of-memory" | "state-too-large"
+            )
+            || batch.get(self.index).bytes() + self.reason.len() + limits::STAMP_BYTES_MAX
+                > source.letter_bytes_max
+    }
+}
+
 /// What a step did.
 #[derive(Debug, Default)]
 pub struct Stepped {
     /// Changed states, each key once.
     pub changes: Changes,
-    /// How many records of the batch are in them.
+    /// Records for the owned topic, by the calls that emitted any.
+    pub emitted: Vec<EmittedByCall>,
+    /// How many records of the batch are done: folded, or set aside.
     pub folded: usize,
+    /// Those that were set aside, in order.
+    pub set_aside: Vec<Poison>,
     /// Why it stopped before the end of the batch.
     pub poison: Option<Poison>,
     /// Fuel used by calls that succeeded.
     pub fuel: u64,
+}
+
+/// What one call emitted.
+#[derive(Debug)]
+pub struct EmittedByCall {
+    /// The records; their causes count from `first`.
+    pub records: Emitted,
+    /// Index in the batch of the call's first event.
+    pub first: usize,
 }
 
 /// A step that could not be decided: nothing was folded, it is to be repeated.
@@ -104,7 +134,7 @@ pub fn step<S: States>(
     slot: &mut InstanceSlot,
     states: &S,
     batch: &RecordBatch,
-    source: Source,
+    source: &Source,
 ) -> Result<Stepped, StepFault> {
     COLUMNS.with_borrow_mut(|columns| step_with(columns, slot, states, batch, source))
 }
@@ -114,7 +144,7 @@ fn step_with<S: States>(
     slot: &mut InstanceSlot,
     states: &S,
     batch: &RecordBatch,
-    source: Source,
+    source: &Source,
 ) -> Result<Stepped, StepFault> {
     let mut done = Stepped::default();
     let mut events_max = limits::BATCH_EVENTS_MAX;
@@ -126,42 +156,108 @@ fn step_with<S: States>(
         };
         let (events, poison) = columns.fill(batch, done.folded, events_max, &before, source);
         if events == 0 {
-            done.poison = poison;
-            break;
+            done.found(poison, batch, source);
+            continue;
         }
-        match slot.fold(&columns.input) {
-            Ok((folded, fuel)) => match folded.rejected.first() {
-                None => {
-                    apply(columns, &folded, &mut done.changes);
-                    done.folded += events;
-                    done.fuel += fuel;
-                    done.poison = poison;
+        let called = slot.fold(&columns.input).and_then(|(folded, fuel)| {
+            check_sizes(&folded.emitted, source)?;
+            Ok((folded, fuel))
+        });
+        match called {
+            Ok((folded, fuel)) => {
+                let first = done.folded;
+                let rejected: Vec<_> = folded
+                    .rejected
+                    .iter()
+                    .map(|it| rejected(it, first))
+                    .collect();
+                match rejected.iter().find(|it| it.stops(batch, source)) {
+                    Some(stops) if stops.index == first => done.poison = Some(stops.clone()),
+                    // Once more without it and what follows, so that nothing behind it is folded.
+                    Some(stops) => events_max = stops.index - first,
+                    None => {
+                        done.apply(columns, folded, rejected, events);
+                        done.fuel += fuel;
+                        done.found(poison, batch, source);
+                    }
                 }
-                Some(rejection) if rejection.index == 0 => {
-                    done.poison = Some(Poison {
-                        index: done.folded,
-                        code: format!("rejected:{}", rejection.code),
-                        reason: rejection.reason.clone(),
-                    });
-                }
-                // Once more without it and what follows, so that nothing behind it is folded.
-                Some(rejection) => events_max = rejection.index as usize,
-            },
+            }
             Err(fault @ CallError::Instantiate(_)) => return Err(StepFault::Instantiate(fault)),
             Err(fault @ CallError::Interrupted { .. }) if events == 1 => {
                 return Err(StepFault::Interrupted(fault));
             }
             Err(fault) if events == 1 => {
-                done.poison = Some(Poison {
+                let poison = Poison {
                     index: done.folded,
                     code: poison_code(&fault).to_owned(),
                     reason: fault.to_string(),
-                });
+                };
+                done.found(Some(poison), batch, source);
+                events_max = limits::BATCH_EVENTS_MAX;
             }
             Err(_) => events_max = events.div_ceil(2),
         }
     }
     Ok(done)
+}
+
+impl Stepped {
+    /// Sets an event aside, or stops before it, as `on-error` says.
+    fn found(&mut self, poison: Option<Poison>, batch: &RecordBatch, source: &Source) {
+        let Some(poison) = poison else { return };
+        if poison.stops(batch, source) {
+            self.poison = Some(poison);
+        } else {
+            self.set_aside.push(poison);
+            self.folded += 1;
+        }
+    }
+
+    /// Takes over what a call returned for its `events` events. A rejected one has left no trace in it.
+    fn apply(&mut self, columns: &Assembled, folded: Folded, rejected: Vec<Poison>, events: usize) {
+        apply(columns, &folded, &mut self.changes);
+        self.set_aside.extend(rejected);
+        if !folded.emitted.is_empty() {
+            self.emitted.push(EmittedByCall {
+                records: folded.emitted,
+                first: self.folded,
+            });
+        }
+        self.folded += events;
+    }
+}
+
+/// A rejection by a call whose first event is `first` in its batch.
+fn rejected(rejection: &Rejection, first: usize) -> Poison {
+    Poison {
+        index: first + rejection.index as usize,
+        code: format!("rejected:{}", rejection.code),
+        reason: rejection.reason.clone(),
+    }
+}
+
+/// Whether the owned topic takes what was emitted, together with the host's own headers.
+fn check_sizes(emitted: &Emitted, source: &Source) -> Result<(), CallError> {
+    let bytes_max = source
+        .record_bytes_max
+        .saturating_sub(limits::STAMP_BYTES_MAX);
+    let mut header = 0;
+    for index in 0..emitted.len() {
+        let mut bytes = emitted.keys.get(index).len();
+        bytes += emitted.values.get(index).map_or(0, <[u8]>::len);
+        if let Some(headers) = &emitted.headers {
+            let until = header + headers.counts[index] as usize;
+            for at in header..until {
+                bytes += headers.names.get(at).len();
+                bytes += headers.values.get(at).map_or(0, <[u8]>::len);
+            }
+            header = until;
+        }
+        if bytes > bytes_max {
+            return Err(CallError::RecordTooLarge { bytes, bytes_max });
+        }
+    }
+    Ok(())
 }
 
 fn poison_code(fault: &CallError) -> &'static str {

@@ -16,6 +16,7 @@ use super::assemble::Source;
 use super::*;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
 use crate::log::{Cleanup, NewRecord, NewTopic, RecordBatch};
+use crate::plugin::manifest::OnError;
 use crate::plugin::{
     BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind,
     Manifest, OptionalColumn, Payload, PluginCode, PluginInstance, QueryError, Question, Rejection,
@@ -28,6 +29,7 @@ use crate::types::{
 };
 
 mod directed;
+mod publishing;
 
 const PLENTY: Duration = Duration::from_secs(60);
 
@@ -37,11 +39,14 @@ struct Counter {
     inspection: Inspection,
     instances: AtomicUsize,
     traps: bool,
+    /// What it puts before each count that it emits; `None` = it emits nothing.
+    emits: Option<&'static str>,
 }
 
 #[derive(Debug)]
 struct CounterInstance {
     traps: bool,
+    emits: Option<&'static str>,
 }
 
 impl Counter {
@@ -69,7 +74,17 @@ impl Counter {
             },
             instances: AtomicUsize::new(0),
             traps,
+            emits: None,
         })
+    }
+
+    /// Emits every count, behind this word, and does with poison what `on_error` says.
+    fn telling(word: &'static str, on_error: OnError) -> Arc<Self> {
+        let mut counter = Self::of(word.as_bytes(), true);
+        let this = Arc::get_mut(&mut counter).expect("it is new");
+        this.emits = Some(word);
+        this.inspection.manifest.on_error = on_error;
+        counter
     }
 }
 
@@ -80,7 +95,10 @@ impl PluginCode for Counter {
 
     fn instance(&self) -> Result<Box<dyn PluginInstance>, CallError> {
         self.instances.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(CounterInstance { traps: self.traps }))
+        Ok(Box::new(CounterInstance {
+            traps: self.traps,
+            emits: self.emits,
+        }))
     }
 }
 
@@ -104,11 +122,14 @@ impl PluginInstance for CounterInstance {
             let count = &mut counts[input.entities[event] as usize];
             match input.values.get(event) {
                 Some(b"trap") if self.traps => return Err(CallError::Trap("marked".to_owned())),
-                Some(b"reject") => folded.rejected.push(Rejection {
-                    index: u32::try_from(event).unwrap(),
-                    code: "marked".to_owned(),
-                    reason: "it is marked".to_owned(),
-                }),
+                Some(b"reject") => {
+                    folded.rejected.push(Rejection {
+                        index: u32::try_from(event).unwrap(),
+                        code: "marked".to_owned(),
+                        reason: "it is marked".to_owned(),
+                    });
+                    continue;
+                }
                 Some(b"heavy") => heavy += 1,
                 None => {
                     *count = None;
@@ -117,6 +138,15 @@ impl PluginInstance for CounterInstance {
                 Some(_) => {}
             }
             *count = Some(count.unwrap_or(0) + 1);
+            if let Some(word) = self.emits {
+                let emitted = &mut folded.emitted;
+                emitted.causes.push(u32::try_from(event).unwrap());
+                emitted
+                    .keys
+                    .push(input.keys.get(input.entities[event] as usize));
+                let told = format!("{word}{}", count.unwrap_or(0));
+                emitted.values.push(Some(told.as_bytes()));
+            }
         }
         // Three heavy events are too much for one call, each alone is not.
         if heavy > 2 {
@@ -192,6 +222,9 @@ const SOURCE: Source = Source {
     partitions: 1,
     partitioner: Partitioner::Murmur2,
     headers: false,
+    on_error: OnError::Stop,
+    record_bytes_max: usize::MAX,
+    letter_bytes_max: usize::MAX,
 };
 
 fn batch(values: impl IntoIterator<Item = Option<&'static [u8]>>) -> RecordBatch {
@@ -216,7 +249,7 @@ fn a_trap_is_cut_down_to_its_event_wherever_it_is() {
         let batch =
             batch((0..1_000).map(|index| Some(if index == poison { &b"trap"[..] } else { b"" })));
         let mut slot = InstanceSlot::new(Counter::new());
-        let stepped = step(&mut slot, &Model::default(), &batch, SOURCE).unwrap();
+        let stepped = step(&mut slot, &Model::default(), &batch, &SOURCE).unwrap();
         let found = stepped.poison.clone().expect("it traps");
         assert_eq!(
             (found.index, found.code.as_str()),
@@ -231,7 +264,7 @@ fn a_trap_is_cut_down_to_its_event_wherever_it_is() {
 fn nothing_behind_a_rejected_event_is_folded() {
     let batch = batch((0..100).map(|index| Some(if index >= 60 { &b"reject"[..] } else { b"" })));
     let mut slot = InstanceSlot::new(Counter::new());
-    let stepped = step(&mut slot, &Model::default(), &batch, SOURCE).unwrap();
+    let stepped = step(&mut slot, &Model::default(), &batch, &SOURCE).unwrap();
     let found = stepped.poison.clone().expect("it is rejected");
     assert_eq!((found.index, found.code.as_str()), (60, "rejected:marked"));
     assert_eq!(counted(&stepped), 60);
@@ -241,7 +274,7 @@ fn nothing_behind_a_rejected_event_is_folded() {
 fn a_batch_that_runs_out_of_fuel_is_split_and_only_an_event_alone_is_poison() {
     let batch = batch((0..64).map(|_| Some(&b"heavy"[..])));
     let mut slot = InstanceSlot::new(Counter::new());
-    let stepped = step(&mut slot, &Model::default(), &batch, SOURCE).unwrap();
+    let stepped = step(&mut slot, &Model::default(), &batch, &SOURCE).unwrap();
     assert_eq!((stepped.folded, stepped.poison.clone()), (64, None));
     assert_eq!(counted(&stepped), 64);
 }
@@ -251,7 +284,7 @@ fn a_record_without_a_key_stops_before_itself() {
     let mut batch = batch([Some(&b""[..]), Some(b"")]);
     batch.push(Offset(100), 1, None, Some(b""), []);
     let mut slot = InstanceSlot::new(Counter::new());
-    let stepped = step(&mut slot, &Model::default(), &batch, SOURCE).unwrap();
+    let stepped = step(&mut slot, &Model::default(), &batch, &SOURCE).unwrap();
     assert_eq!(stepped.folded, 2);
     assert_eq!(stepped.poison.unwrap().code, "event-without-key");
 }
@@ -274,7 +307,7 @@ fn a_key_of_another_partition_is_never_folded() {
         [],
     );
     let mut slot = InstanceSlot::new(Counter::new());
-    let stepped = step(&mut slot, &Model::default(), &batch, source).unwrap();
+    let stepped = step(&mut slot, &Model::default(), &batch, &source).unwrap();
     assert_eq!(
         (stepped.folded, stepped.poison.unwrap().code.as_str()),
         (0, "key-not-of-partition")
@@ -285,7 +318,7 @@ fn a_key_of_another_partition_is_never_folded() {
 fn a_state_that_comes_out_as_it_went_in_is_no_change() {
     let batch = batch([None, None]);
     let mut slot = InstanceSlot::new(Counter::new());
-    let stepped = step(&mut slot, &Model::default(), &batch, SOURCE).unwrap();
+    let stepped = step(&mut slot, &Model::default(), &batch, &SOURCE).unwrap();
     assert_eq!((stepped.folded, stepped.changes.len()), (2, 0));
 }
 
@@ -310,7 +343,7 @@ fn the_same_states_come_out_whatever_the_batches() {
                     [],
                 );
             }
-            let stepped = step(&mut slot, &model, &part, SOURCE).unwrap();
+            let stepped = step(&mut slot, &model, &part, &SOURCE).unwrap();
             for change in stepped.changes.iter() {
                 match change.state {
                     Some(state) => model.0.insert(
@@ -350,12 +383,26 @@ fn code_of(deployment: u64, code: Arc<dyn PluginCode>) -> Arc<CodeInUse> {
     })
 }
 
+/// The code of deployments, as a host finds it in the history.
+#[derive(Debug, Default)]
+struct History(parking_lot::Mutex<BTreeMap<u64, Arc<Counter>>>);
+
+#[async_trait::async_trait]
+impl Codes for History {
+    async fn code(&self, deployment: DeploymentId) -> Result<Arc<CodeInUse>, String> {
+        let code = self.0.lock().get(&deployment.0).cloned();
+        let code = code.ok_or("nobody knows it")?;
+        Ok(code_of(deployment.0, code))
+    }
+}
+
 /// A log, a store and a plugin, on which workers come and go.
 struct World {
     _folder: tempfile::TempDir,
     log: Arc<dyn Log>,
     readers: Arc<dyn ReaderSet>,
     states: Arc<dyn StateStore>,
+    codes: Arc<History>,
     code: Arc<Counter>,
     clock: Clock,
     budget: StateBudget,
@@ -373,7 +420,12 @@ impl World {
             )
             .unwrap(),
         );
-        for name in ["events", "foldhost.counter.journal"] {
+        for name in [
+            "events",
+            "told",
+            "foldhost.counter.journal",
+            "foldhost.counter.dead-letters",
+        ] {
             let topic = NewTopic {
                 name: TopicName::new(name).unwrap(),
                 partitions: 1,
@@ -393,6 +445,7 @@ impl World {
             readers: Arc::from(log.reader_set("test").unwrap()),
             log,
             states: Arc::new(states),
+            codes: Arc::default(),
             code: Counter::new(),
             clock,
             budget: StateBudget::new(cache_bytes),
@@ -409,6 +462,16 @@ impl World {
         origin: Option<MigrateFrom>,
         control: Control,
     ) -> Running {
+        self.start_publishing(generation, origin, control, None)
+    }
+
+    fn start_publishing(
+        &self,
+        generation: u64,
+        origin: Option<MigrateFrom>,
+        control: Control,
+        publishing: Option<Publishing>,
+    ) -> Running {
         let spec = PartitionSpec {
             store: store(generation),
             origin,
@@ -417,11 +480,13 @@ impl World {
                 .unwrap()
                 .journal_topic(&PluginName::new("counter").unwrap()),
             advertised_url: "http://here".to_owned(),
+            publishing,
         };
         let ports = Ports {
             log: self.log.clone(),
             readers: self.readers.clone(),
             states: self.states.clone(),
+            codes: self.codes.clone(),
             budget: self.budget.clone(),
             clock: self.clock.clone(),
             metrics: Metrics::new(),

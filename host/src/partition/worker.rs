@@ -17,6 +17,7 @@ use super::assemble::Source;
 use super::changes::Place;
 use super::commit::{InFlight, Schedule, Upkeep, Written, jitter};
 use super::open::{self, Opened};
+use super::publish::{Confirmed, Limit, Publisher};
 use super::rate::Rate;
 use super::step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
 use super::table::StateTable;
@@ -100,6 +101,14 @@ struct Worker {
     batch: RecordBatch,
     schedule: Schedule,
     commit: Option<InFlight>,
+    /// Writes to the log what it makes; `None` = it makes nothing, or withholds it.
+    publisher: Option<Publisher>,
+    /// States as they were when the transaction under way began: committed once it is confirmed.
+    held: Option<Arc<Commit>>,
+    /// How far it may fold, beside a generation that publishes.
+    limit: Option<Limit>,
+    /// Up to here, events are folded again by the code that folded them first.
+    refold_until: Offset,
     upkeep: Upkeep,
     /// When what failed is tried again.
     retry_at: Option<Duration>,
@@ -121,6 +130,9 @@ enum Event {
     Stop(Stop),
     Control,
     Committed(Result<Written, StateError>),
+    Published(Result<Confirmed, LogError>),
+    PublishDue,
+    LimitMoved(Result<(), LogError>),
     Block,
     CommitWanted,
     CommitDue,
@@ -143,12 +155,13 @@ impl Worker {
             Err(blocked) => (None, Some(blocked)),
         };
         let now = ports.clock.elapsed();
-        let code = handle.code();
+        let code = opened.code;
+        *shared.in_use.write() = code.clone();
         let mut control = shared.control.subscribe();
         control.mark_changed();
         let mut worker = Self {
             slot: InstanceSlot::new(code.code.clone()),
-            schedule: Schedule::new(code.manifest().commit_interval, now),
+            schedule: Schedule::new(code.state_interval(), now),
             control,
             successor: None,
             paused: false,
@@ -165,6 +178,10 @@ impl Worker {
             live_at: opened.live_at,
             batch: RecordBatch::new(),
             commit: None,
+            publisher: opened.publisher,
+            held: None,
+            limit: opened.limit,
+            refold_until: opened.refold_until,
             upkeep: Upkeep::default(),
             retry_at: None,
             retry_pause: limits::RETRY_PAUSE_MIN,
@@ -205,10 +222,16 @@ impl Worker {
 
     async fn run(&mut self, mut stop: watch::Receiver<Stop>) -> Exit {
         loop {
-            if self.may_fold() && !self.batch.is_empty() && self.retry_at.is_none() {
-                self.fold().await;
-                // A worker that always has more to read lets its neighbours fold too.
-                tokio::task::yield_now().await;
+            if self.may_fold() && self.retry_at.is_none() && !self.publishes_too_slowly() {
+                match self.allowed() {
+                    0 if self.batch.is_empty() => {}
+                    0 => self.reached_limit(),
+                    allowed => {
+                        self.fold(allowed).await;
+                        // A worker that always has more to read lets its neighbours fold too.
+                        tokio::task::yield_now().await;
+                    }
+                }
             }
             match self.next_event(&mut stop).await {
                 Event::Stop(Stop::Clean) => return self.finish().await,
@@ -217,9 +240,20 @@ impl Worker {
                 Event::Committed(Ok(written)) => self.commit_ended(&written),
                 Event::Committed(Err(StateError::Fenced(by))) => return Exit::Fenced(by),
                 Event::Committed(Err(error)) => return Exit::Failed(error.to_string()),
+                Event::Published(Ok(confirmed)) => self.published(confirmed),
+                Event::Published(Err(LogError::Fenced(by))) => return Exit::Fenced(by),
+                Event::Published(Err(error)) => return Exit::Failed(error.to_string()),
+                Event::PublishDue => self.publish(),
+                Event::LimitMoved(Ok(())) => {}
+                Event::LimitMoved(Err(error)) => {
+                    if !error.is_transient() {
+                        return Exit::Failed(error.to_string());
+                    }
+                    self.try_again(&error.to_string());
+                }
                 Event::Block => self.block_requested(),
                 Event::CommitWanted => self.is_commit_wanted = true,
-                Event::CommitDue => self.start_commit(),
+                Event::CommitDue => self.commit(),
                 Event::Retry => self.retry_at = None,
                 Event::Refresh => self.refresh_end().await,
                 Event::Opened(Ok(reader)) => self.reader = Some(reader),
@@ -242,6 +276,9 @@ impl Worker {
         let source = self.handle.spec().source();
         let from = self.checkpoint.next;
         let commit_due = self.commit_due_in(now);
+        let publish_due = self.publish_due_in(now);
+        let publishing = self.publisher.as_ref().is_some_and(Publisher::is_busy);
+        let at_limit = self.limit.is_some() && !self.batch.is_empty() && self.allowed() == 0;
         let retry_due = self.retry_at.map(|at| at.saturating_sub(now));
         let Self {
             reader,
@@ -250,6 +287,8 @@ impl Worker {
             handle,
             control,
             ports,
+            publisher,
+            limit,
             ..
         } = self;
         tokio::select! {
@@ -260,14 +299,22 @@ impl Worker {
             ended = async { commit.as_mut().expect("guarded").ended().await }, if commit.is_some() => {
                 Event::Committed(ended)
             }
+            ended = async { publisher.as_mut().expect("guarded").ended().await }, if publishing => {
+                Event::Published(ended)
+            }
             () = handle.shared.block_requested.notified() => Event::Block,
             () = handle.shared.commit_requested.notified() => Event::CommitWanted,
             () = tokio::time::sleep(commit_due.unwrap_or_default()), if commit_due.is_some() => {
                 Event::CommitDue
             }
+            () = tokio::time::sleep(publish_due.unwrap_or_default()), if publish_due.is_some() => {
+                Event::PublishDue
+            }
             () = tokio::time::sleep(retry_due.unwrap_or_default()), if retry_due.is_some() => {
                 Event::Retry
             }
+            moved = async { limit.as_mut().expect("guarded").moved().await },
+                if at_limit && retry_due.is_none() => Event::LimitMoved(moved),
             () = tokio::time::sleep(END_REFRESH), if stands_still => Event::Refresh,
             opened = ports.readers.open(&source, from), if may_fold && reader.is_none() => {
                 Event::Opened(opened)
@@ -277,8 +324,48 @@ impl Worker {
         }
     }
 
-    /// Folds what is in the batch: loads states, steps, applies the changes to memory.
-    async fn fold(&mut self) {
+    /// How many records of the batch may be folded: a generation that is built beside another does not get
+    /// ahead of it.
+    fn allowed(&self) -> usize {
+        match &self.limit {
+            None => self.batch.len(),
+            Some(limit) => {
+                let allowed = self.batch.iter();
+                let allowed = allowed.take_while(|record| record.offset < limit.until());
+                allowed.count()
+            }
+        }
+    }
+
+    /// Folds the first records of the batch: loads states, steps, applies the changes to memory.
+    async fn fold(&mut self, allowed: usize) {
+        if allowed < self.batch.len() {
+            // What lies behind stays in the batch; the part goes the way of a whole one.
+            let rest = self.batch.part(allowed..self.batch.len());
+            self.batch = self.batch.part(0..allowed);
+            self.fold_batch().await;
+            return self.put_back(rest);
+        }
+        self.fold_batch().await;
+    }
+
+    /// Puts records back behind what is left of a batch, unless it was given up.
+    fn put_back(&mut self, rest: RecordBatch) {
+        if self.reader.is_none() || self.is_blocked() {
+            return;
+        }
+        for record in rest.iter() {
+            self.batch.push(
+                record.offset,
+                record.timestamp_ms,
+                record.key,
+                record.value,
+                record.headers(),
+            );
+        }
+    }
+
+    async fn fold_batch(&mut self) {
         let behind = self.batch.get(self.batch.len() - 1).offset.next();
         self.drop_skipped();
         if self.batch.is_empty() {
@@ -294,7 +381,7 @@ impl Worker {
         let stepped = {
             let table = self.handle.shared.table.read();
             let batch = part.as_ref().unwrap_or(&self.batch);
-            step(&mut self.slot, &Loaded(&table), batch, self.source)
+            step(&mut self.slot, &Loaded(&table), batch, &self.source)
         };
         let stepped = match stepped {
             Ok(stepped) => stepped,
@@ -320,7 +407,9 @@ impl Worker {
     fn apply(&mut self, stepped: Stepped, took: Duration) {
         let Stepped {
             changes,
+            emitted,
             folded,
+            set_aside,
             poison,
             fuel,
         } = stepped;
@@ -351,6 +440,12 @@ impl Worker {
             self.folded_at = now;
             if let Some(rate) = self.rate.count(folded as u64, now) {
                 self.handle.update(|status| status.rate_per_second = rate);
+            }
+            for aside in &set_aside {
+                metrics.rejected(&self.handle.spec().store, &aside.code);
+            }
+            if let Some(publisher) = &mut self.publisher {
+                publisher.take(&self.batch, emitted, &set_aside, now);
             }
         }
         self.retry_pause = limits::RETRY_PAUSE_MIN;
@@ -488,12 +583,20 @@ impl Worker {
     }
 
     fn reached_end(&mut self) {
+        // Nothing of what was to be folded again is left: where it ended, a record was skipped or removed.
+        self.passed(self.refold_until);
         // Transaction markers and compacted records leave gaps: the end is here all the same.
         self.handle.update(|status| {
             status.lag_events = 0;
             status.end = status.next;
         });
         self.ports.metrics.lag(&self.handle.spec().store, 0);
+        self.live_at = self.checkpoint.next;
+        self.settle();
+    }
+
+    /// It may not fold on for now: as far as it may, it has read its backlog.
+    fn reached_limit(&mut self) {
         self.live_at = self.checkpoint.next;
         self.settle();
     }
@@ -552,16 +655,39 @@ impl Worker {
         self.retry_at = Some(self.ports.clock.elapsed() + pause + jitter(&self.ports.clock, pause));
     }
 
-    /// Changed states wait for a commit up to a bound; then folding waits.
+    /// Changed states wait for a commit up to a bound, and what was made for a transaction; then folding
+    /// waits.
     fn is_full(&self) -> bool {
-        self.handle.shared.table.read().is_full()
+        self.handle.shared.table.read().is_full() || self.publishes_too_slowly()
+    }
+
+    fn publishes_too_slowly(&self) -> bool {
+        self.publisher.as_ref().is_some_and(Publisher::is_full)
+    }
+
+    /// Whether states may be committed as they are: all that they made is published.
+    fn is_covered(&self) -> bool {
+        let next = self.checkpoint.next;
+        self.publisher
+            .as_ref()
+            .is_none_or(|publisher| publisher.covers(next))
+    }
+
+    /// Whether a commit has to wait for the transaction under way.
+    fn waits_for_transaction(&self) -> bool {
+        self.publisher.as_ref().is_some_and(Publisher::is_busy) && !self.is_covered()
+    }
+
+    /// Whether other code waits to take over, and all that the present code has to fold again is folded.
+    fn may_succeed(&self) -> bool {
+        self.successor.is_some() && self.checkpoint.next >= self.refold_until
     }
 
     fn commit_due_in(&self, now: Duration) -> Option<Duration> {
-        if self.commit.is_some() {
+        if self.commit.is_some() || self.held.is_some() || self.waits_for_transaction() {
             return None;
         }
-        if self.successor.is_some() {
+        if self.may_succeed() {
             return Some(Duration::ZERO);
         }
         if self.checkpoint.next == self.committed {
@@ -572,21 +698,82 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let due = self.schedule.due_in(now, live, self.folded_at);
-        Some(if self.is_full() { Duration::ZERO } else { due })
+        let is_full = self.handle.shared.table.read().is_full();
+        Some(if is_full { Duration::ZERO } else { due })
+    }
+
+    /// How long until what was made is to be published.
+    fn publish_due_in(&self, now: Duration) -> Option<Duration> {
+        let interval = self.handle.code().manifest().commit_interval;
+        self.publisher.as_ref()?.due_in(interval, now)
+    }
+
+    /// Commits what is folded: at once if all that it made is published, else with the next transaction.
+    fn commit(&mut self) {
+        if self.is_covered() {
+            self.start_commit();
+        } else {
+            self.start_transaction(true);
+        }
+    }
+
+    /// Publishes what was made; a commit that is due goes along.
+    fn publish(&mut self) {
+        let now = self.ports.clock.elapsed();
+        let is_due = self.commit_due_in(now) == Some(Duration::ZERO);
+        self.start_transaction(is_due);
+    }
+
+    fn start_transaction(&mut self, with_commit: bool) {
+        self.checkpoint.published = true;
+        let publisher = self
+            .publisher
+            .as_mut()
+            .expect("what is not covered has one");
+        publisher.start(self.handle.spec(), &self.checkpoint);
+        if with_commit {
+            self.held = Some(self.freeze());
+        }
+    }
+
+    /// A transaction is durable; so may be the states that were held for it.
+    fn published(&mut self, confirmed: Confirmed) {
+        let store = &self.handle.spec().store;
+        self.ports
+            .metrics
+            .published(store, confirmed.records as u64);
+        self.handle
+            .update(|status| status.published = Some(confirmed.next));
+        if let Some(commit) = self.held.take() {
+            self.write(commit);
+        }
     }
 
     fn start_commit(&mut self) {
-        assert!(self.commit.is_none(), "one commit at a time");
-        if let Some(code) = &self.successor {
+        if self.may_succeed()
+            && let Some(code) = &self.successor
+        {
             self.checkpoint.adopt(code);
         }
-        let changes = self.handle.shared.table.write().freeze();
-        let commit = Arc::new(Commit {
-            changes,
-            checkpoint: self.checkpoint.clone(),
-        });
+        let commit = self.freeze();
+        self.write(commit);
+    }
+
+    /// What a commit now would write. Until it is written, or given up with the worker, there is no other.
+    fn freeze(&mut self) -> Arc<Commit> {
+        assert!(
+            self.commit.is_none() && self.held.is_none(),
+            "one commit at a time"
+        );
         self.is_commit_wanted = false;
         self.schedule.started(self.ports.clock.elapsed());
+        Arc::new(Commit {
+            changes: self.handle.shared.table.write().freeze(),
+            checkpoint: self.checkpoint.clone(),
+        })
+    }
+
+    fn write(&mut self, commit: Arc<Commit>) {
         self.commit = Some(InFlight::start(
             commit,
             self.store.clone(),
@@ -625,14 +812,20 @@ impl Worker {
     async fn finish(&mut self) -> Exit {
         let finishing = async {
             while self.checkpoint.next != self.committed || self.commit.is_some() {
-                if self.commit.is_none() {
-                    self.start_commit();
-                }
-                let in_flight = self.commit.as_mut().expect("just started");
-                match in_flight.ended().await {
-                    Ok(written) => self.commit_ended(&written),
-                    Err(StateError::Fenced(by)) => return Exit::Fenced(by),
-                    Err(error) => return Exit::Failed(error.to_string()),
+                if let Some(publisher) = self.publisher.as_mut().filter(|it| it.is_busy()) {
+                    match publisher.ended().await {
+                        Ok(confirmed) => self.published(confirmed),
+                        Err(LogError::Fenced(by)) => return Exit::Fenced(by),
+                        Err(error) => return Exit::Failed(error.to_string()),
+                    }
+                } else if let Some(in_flight) = &mut self.commit {
+                    match in_flight.ended().await {
+                        Ok(written) => self.commit_ended(&written),
+                        Err(StateError::Fenced(by)) => return Exit::Fenced(by),
+                        Err(error) => return Exit::Failed(error.to_string()),
+                    }
+                } else {
+                    self.commit();
                 }
             }
             self.upkeep = Upkeep::default();

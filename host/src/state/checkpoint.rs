@@ -52,6 +52,8 @@ struct CheckpointV1 {
     gaps: u64,
     #[prost(bool, tag = "12")]
     incomplete: bool,
+    #[prost(bool, tag = "13")]
+    published: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -106,6 +108,7 @@ pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> Bytes {
         folds_from: Some(checkpoint.folds_from.0).filter(|from| *from != checkpoint.start.0),
         gaps: checkpoint.gaps,
         incomplete: checkpoint.incomplete,
+        published: checkpoint.published,
     };
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
     bytes.put_u8(VERSION);
@@ -150,6 +153,7 @@ pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError>
         folds_from: Offset(message.folds_from.unwrap_or(message.start)),
         gaps: message.gaps,
         incomplete: message.incomplete,
+        published: message.published,
     })
 }
 
@@ -214,6 +218,7 @@ mod tests {
             folds_from: Offset(12),
             gaps: 0,
             incomplete: false,
+            published: false,
         }
     }
 
@@ -239,6 +244,7 @@ mod tests {
             folds_from: Offset(50),
             gaps: 3,
             incomplete: true,
+            published: true,
             ..checkpoint()
         };
         assert_eq!(

@@ -124,6 +124,8 @@ pub struct Checkpoint {
     pub gaps: u64,
     /// Its states are still being migrated from another store: nothing may be folded on them.
     pub incomplete: bool,
+    /// A position record of this generation, at or past `next`, is in the journal.
+    pub published: bool,
 }
 
 /// Identity of a folded record.

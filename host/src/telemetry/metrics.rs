@@ -55,6 +55,10 @@ mod names {
         Name("fuel_per_event", "Fuel that an event took, mean of a batch");
     pub(super) const COMMIT: Name = Name("commit_seconds", "Time that a commit of states took");
     pub(super) const EVENTS: Name = Name("events_folded", "Events that were folded");
+    pub(super) const PUBLISHED: Name = Name(
+        "published_records",
+        "Records that were published in transactions: outputs and dead letters",
+    );
     pub(super) const REJECTIONS: Name =
         Name("rejections", "Events that could not be applied, by code");
     pub(super) const STATE_BYTES: Name = Name("state_bytes", "Bytes of states in memory");
@@ -168,6 +172,7 @@ struct Families {
     fuel: Histograms<Labels>,
     commit: Histograms<Labels>,
     events: Family<Labels, Counter>,
+    published: Family<Labels, Counter>,
     rejections: Family<RejectionLabels, Counter>,
     state_bytes: Family<Labels, Gauge>,
     state_largest: Family<Labels, Gauge>,
@@ -217,6 +222,7 @@ impl Metrics {
             fuel: Family::new_with_constructor(fuel),
             commit: Family::new_with_constructor(seconds),
             events: Family::default(),
+            published: Family::default(),
             rejections: Family::default(),
             state_bytes: Family::default(),
             state_largest: Family::default(),
@@ -278,6 +284,13 @@ impl Metrics {
     /// A commit of states took this long.
     pub fn committed(&self, of: impl Into<PartitionLabels>, took: Duration) {
         self.of(of).commit.observe(took.as_secs_f64());
+    }
+
+    /// A transaction published this many records.
+    pub fn published(&self, of: impl Into<PartitionLabels>, records: u64) {
+        let series = self.of(of);
+        let published = self.0.families.published.get_or_create(&series.labels);
+        published.inc_by(records);
     }
 
     /// An event could not be applied.
@@ -376,6 +389,7 @@ impl Families {
         register(all, &names::FUEL, &self.fuel);
         register(all, &names::COMMIT, &self.commit);
         register(all, &names::EVENTS, &self.events);
+        register(all, &names::PUBLISHED, &self.published);
         register(all, &names::REJECTIONS, &self.rejections);
         register(all, &names::STATE_BYTES, &self.state_bytes);
         register(all, &names::STATE_LARGEST, &self.state_largest);
@@ -427,6 +441,7 @@ impl Families {
         self.state_largest.remove(labels);
         self.cache_hits.remove(labels);
         self.cache_misses.remove(labels);
+        self.published.remove(labels);
         for code in series.rejection_codes.lock().iter() {
             self.rejections.remove(&labels.with_code(code.clone()));
         }

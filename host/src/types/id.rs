@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use super::Partition;
 use crate::limits;
 
 /// Why a name was refused.
@@ -109,6 +110,24 @@ impl ClusterName {
     #[must_use]
     pub fn journal_topic(&self, plugin: &PluginName) -> TopicName {
         self.topic(&format!("{plugin}.journal"))
+    }
+
+    /// `<cluster>.<plugin>.dead-letters`, for events that could not be applied.
+    #[must_use]
+    pub fn dead_letters_topic(&self, plugin: &PluginName) -> TopicName {
+        self.topic(&format!("{plugin}.dead-letters"))
+    }
+
+    /// `<cluster>.<plugin>.merge.<n>`, into which the inputs of a plugin are merged.
+    #[must_use]
+    pub fn merge_topic(&self, plugin: &PluginName, number: u64) -> TopicName {
+        self.topic(&format!("{plugin}.merge.{number}"))
+    }
+
+    /// `<cluster>.<plugin>.<partition>`, under which the serving generation publishes.
+    #[must_use]
+    pub fn transactional_id(&self, plugin: &PluginName, partition: Partition) -> String {
+        format!("{self}.{plugin}.{partition}")
     }
 
     /// `<cluster>.demo.progress`, how far the demo's loader has come.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as ListedOffset, TopicPartitionList};
@@ -37,6 +38,8 @@ struct Known<T> {
 /// Asks about topics. Cheap to share.
 pub(super) struct Topics {
     client: Arc<Client<BaseConsumer<Context>>>,
+    /// Sees the records of open transactions too.
+    uncommitted: Arc<Client<BaseConsumer<Context>>>,
     context: Context,
     replication_factor: Option<i32>,
     clock: Clock,
@@ -50,12 +53,16 @@ impl Topics {
     /// A client for questions; it connects when the first is asked.
     pub(super) fn new(settings: &KafkaSettings) -> Result<Self, LogError> {
         let context = Context::new("topics");
-        let consumer: BaseConsumer<Context> = settings
-            .reader("topics", limits::READER_QUEUE_BYTES_MIN)
-            .create_with_context(context.clone())
-            .map_err(|error| error::made(&error))?;
+        let mut config = settings.reader("topics", limits::READER_QUEUE_BYTES_MIN);
+        let client = |config: &ClientConfig| -> Result<_, LogError> {
+            let consumer: BaseConsumer<Context> = config
+                .create_with_context(context.clone())
+                .map_err(|error| error::made(&error))?;
+            Ok(Client::serve(consumer))
+        };
         Ok(Self {
-            client: Client::serve(consumer),
+            client: client(&config)?,
+            uncommitted: client(config.set("isolation.level", "read_uncommitted"))?,
             context,
             replication_factor: settings.replication_factor,
             clock: Clock::system(),
@@ -277,9 +284,23 @@ impl Topics {
 
     /// First offset, and one past the last committed record.
     pub(super) async fn range(&self, of: &TopicPartition) -> Result<OffsetRange, LogError> {
+        self.watermarks(&self.client, of).await
+    }
+
+    /// One past the last record that was written, committed or not.
+    pub(super) async fn written_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
+        let range = self.watermarks(&self.uncommitted, of).await?;
+        Ok(range.end)
+    }
+
+    async fn watermarks(
+        &self,
+        client: &Arc<Client<BaseConsumer<Context>>>,
+        of: &TopicPartition,
+    ) -> Result<OffsetRange, LogError> {
         let asked = of.clone();
         let (low, high) = self
-            .ask_offsets("the offsets of", of, move |client| {
+            .ask_offsets(client, "the offsets of", of, move |client| {
                 let partition = native_partition(&asked);
                 client.fetch_watermarks(asked.topic.as_str(), partition, limits::KAFKA_REQUEST_MAX)
             })
@@ -296,7 +317,7 @@ impl Topics {
         let range = self.range(of).await?;
         let asked = of.clone();
         let found = self
-            .ask_offsets("a time in", of, move |client| {
+            .ask_offsets(&self.client, "a time in", of, move |client| {
                 let mut list = TopicPartitionList::with_capacity(1);
                 // Kafka reads negative timestamps as "first" and "last".
                 let timestamp = ListedOffset::Offset(timestamp_ms.max(0));
@@ -318,6 +339,7 @@ impl Topics {
     /// topic was made, and after its leader has changed.
     async fn ask_offsets<T: Send + 'static>(
         &self,
+        client: &Arc<Client<BaseConsumer<Context>>>,
         what: &str,
         of: &TopicPartition,
         ask: impl Fn(&BaseConsumer<Context>) -> KafkaResult<T> + Send + Sync + 'static,
@@ -326,7 +348,7 @@ impl Topics {
         let clock = Clock::system();
         loop {
             self.expect(of).await?;
-            let (client, ask) = (Arc::clone(&self.client), Arc::clone(&ask));
+            let (client, ask) = (Arc::clone(client), Arc::clone(&ask));
             let code = match blocking(move || Ok(ask(&client))).await? {
                 Ok(answer) => {
                     self.context.health().answered();

@@ -184,7 +184,7 @@ impl Placing {
     }
 
     /// Largest record that a topic takes, in bytes of key, value and headers.
-    async fn record_bytes_max(&self, topic: &TopicName) -> usize {
+    pub(super) async fn record_bytes_max(&self, topic: &TopicName) -> usize {
         let batch = self
             .topics
             .batch_bytes_max(topic)

@@ -11,9 +11,11 @@ use tokio::sync::watch;
 use super::{Place, Running, Slot, ensure_journal};
 use crate::manager::deployments::{Decided, Generation, How, Origin};
 use crate::partition::{
-    self, CodeInUse, Control, MigrateFrom, PartitionHandle, PartitionSpec, Skips, Stop,
+    self, CodeInUse, Control, MigrateFrom, PartitionHandle, PartitionSpec, Publishing, Role, Skips,
+    Stop,
 };
 use crate::plugin::PluginCode;
+use crate::plugin::manifest::OnError;
 use crate::state::StoreId;
 use crate::types::{GenerationId, Partition};
 
@@ -105,7 +107,11 @@ impl Running {
                 skips: Arc::new(skips(decided, generation, partition)),
             };
             match self.slots.get(&place) {
-                Some(slot) if slot.needs_reopening(&code) => {
+                Some(slot)
+                    if slot.needs_reopening(&code)
+                        || slot.handle.spec().publishing
+                            != self.publishing(generation, partition) =>
+                {
                     self.open(generation, place, control).await
                 }
                 Some(slot) => direct(&slot.handle, control),
@@ -201,7 +207,38 @@ impl Running {
             input: generation.deployment.inputs[0].clone(),
             journal: self.journal.clone(),
             advertised_url: self.context.advertised_url.clone(),
+            publishing: self.publishing(generation, partition),
         }
+    }
+
+    /// How a partition writes to the log what it makes, by what was decided.
+    fn publishing(&self, generation: &Generation, partition: Partition) -> Option<Publishing> {
+        let decided = self.plugin.decided();
+        let deployment = &generation.deployment;
+        let output = deployment.manifest.output.as_ref();
+        let letters = deployment.manifest.on_error == OnError::DeadLetter;
+        if output.is_none() && !letters {
+            return None;
+        }
+        let (cluster, name) = (&self.context.cluster, self.plugin.name());
+        let role = match decided.serving.number() == generation.number() {
+            true => Role::Serving,
+            false => Role::Beside,
+        };
+        let id = cluster.transactional_id(name, partition);
+        let transactional_id = match role {
+            Role::Serving => Some(id),
+            // Two generations must not fence each other.
+            Role::BesideFromEarliest => Some(format!("{id}.g{}", generation.number())),
+            Role::Beside => letters.then(|| format!("{id}.g{}", generation.number())),
+        };
+        Some(Publishing {
+            plugin: self.plugin.first(),
+            role,
+            transactional_id,
+            output: output.map(|output| output.topic.clone()),
+            dead_letters: cluster.dead_letters_topic(name),
+        })
     }
 
     /// Tells which partitions are answered from the generation that was promoted.

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::task::JoinSet;
 
 use crate::limits;
 use crate::manager::Context;
-use crate::manager::deployments::Deployment;
+use crate::manager::deployments::{Deployment, How};
 use crate::manager::plugin::Plugin;
+use crate::partition::{self, CodeInUse};
 use crate::plugin::PluginCode;
 use crate::types::DeploymentId;
 
@@ -120,4 +122,36 @@ async fn load(deployment: &Deployment, context: &Context) -> Loaded {
                 .collect::<Vec<_>>()
                 .join("; ")
         })
+}
+
+/// The code of deployments of a plugin, for partitions that have to fold again what older code folded.
+#[derive(Debug)]
+pub(super) struct Codes {
+    plugin: Arc<Plugin>,
+    context: Context,
+}
+
+impl Codes {
+    pub(super) fn new(plugin: &Arc<Plugin>, context: &Context) -> Self {
+        Self {
+            plugin: plugin.clone(),
+            context: context.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl partition::Codes for Codes {
+    async fn code(&self, deployment: DeploymentId) -> Result<Arc<CodeInUse>, String> {
+        let decided = self.plugin.decided();
+        let mut history = decided.history.iter();
+        let Some(found) = history.find(|it| it.id == deployment) else {
+            return Err("it is not remembered any more".to_owned());
+        };
+        Ok(Arc::new(CodeInUse {
+            deployment,
+            code: load(found, &self.context).await?,
+            renumbered: found.how == How::Kept,
+        }))
+    }
 }

@@ -41,7 +41,8 @@ impl Worker {
 
     /// Whether the next batch may be folded, as far as others have a say.
     pub(super) fn may_fold(&self) -> bool {
-        !self.paused && !self.frozen && self.successor.is_none()
+        let is_left = self.successor.is_none() || self.checkpoint.next < self.refold_until;
+        !self.paused && !self.frozen && is_left
     }
 
     /// The successor's commit is durable: its code folds and answers from here on.
@@ -56,7 +57,8 @@ impl Worker {
             from = %self.checkpoint.next, "other code folds from here on");
         self.slot = InstanceSlot::new(code.code.clone());
         self.source.headers = code.manifest().headers;
-        self.schedule.set_interval(code.manifest().commit_interval);
+        self.source.on_error = code.manifest().on_error;
+        self.schedule.set_interval(code.state_interval());
         *self.handle.shared.in_use.write() = code;
         let (deployment, folds_from) = (self.checkpoint.deployment, self.checkpoint.folds_from);
         self.handle.update(|status| {

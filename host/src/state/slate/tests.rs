@@ -46,6 +46,7 @@ pub(super) fn checkpoint(next: u64) -> Checkpoint {
         folds_from: Offset(0),
         gaps: 0,
         incomplete: false,
+        published: false,
     }
 }
 

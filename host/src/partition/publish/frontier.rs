@@ -1,0 +1,149 @@
+//! Where what a plugin publishes stands, whichever generation published it: found in the journal when a
+//! partition opens, and followed by a generation that is built beside the one that publishes.
+
+use super::super::journal::{self, Position};
+use super::super::{PartitionSpec, Ports, Publishing};
+use crate::limits;
+use crate::log::{LogError, PartitionReader, Read, ReadLimits, RecordBatch};
+use crate::types::{Offset, TopicName, TopicPartition};
+
+/// The positions of a partition that matter to one of its generations.
+#[derive(Debug)]
+pub(super) struct Frontier {
+    /// The last of this generation.
+    pub(super) own: Option<Position>,
+    /// The last of whoever published to the owned topic, or to one that it replaces.
+    pub(super) published: Option<Position>,
+    rule: Rule,
+}
+
+/// Whose positions say how far what this generation makes is published.
+#[derive(Debug, Clone)]
+struct Rule {
+    /// Deployment that brought the plugin's name.
+    plugin: crate::types::DeploymentId,
+    /// Publications to this topic count; `None` = to any, since nothing was published to its own yet.
+    output: Option<TopicName>,
+}
+
+impl Rule {
+    fn counts(&self, position: &Position) -> bool {
+        position.plugin == self.plugin
+            && position.output.as_ref().is_some_and(|output| {
+                let wanted = self.output.as_ref();
+                wanted.is_none_or(|wanted| wanted == output)
+            })
+    }
+}
+
+/// Looks for the positions in the journal.
+///
+/// # Errors
+/// Any [`LogError`] of reading it.
+pub(super) async fn find(
+    ports: &Ports,
+    spec: &PartitionSpec,
+    publishing: &Publishing,
+) -> Result<Frontier, LogError> {
+    let journal = journal_of(spec);
+    let (log, readers) = (&*ports.log, &*ports.readers);
+    let last = async |wanted: &(dyn Fn(&Position) -> bool + Sync)| {
+        journal::last(log, readers, &journal, |record| {
+            journal::read_position(record.value?).filter(wanted)
+        })
+        .await
+    };
+    let own = match publishing.transactional_id {
+        Some(_) => {
+            let (generation, plugin) = (spec.store.generation, publishing.plugin);
+            last(&|it| it.generation == generation && it.plugin == plugin).await?
+        }
+        None => None,
+    };
+    let mut rule = Rule {
+        plugin: publishing.plugin,
+        output: publishing.output.clone(),
+    };
+    let mut published = None;
+    if publishing.output.is_some() {
+        published = last(&|it| rule.counts(it)).await?;
+        if published.is_none() {
+            rule.output = None;
+            published = last(&|it| rule.counts(it)).await?;
+        }
+    }
+    Ok(Frontier {
+        own,
+        published,
+        rule,
+    })
+}
+
+fn journal_of(spec: &PartitionSpec) -> TopicPartition {
+    TopicPartition {
+        topic: spec.journal.clone(),
+        partition: spec.store.partition,
+    }
+}
+
+/// How far a generation may fold that is built beside the one that publishes: no further than that has
+/// published, so that it can take over exactly there.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    reader: Box<dyn PartitionReader>,
+    batch: RecordBatch,
+    rule: Rule,
+    until: Offset,
+}
+
+impl Limit {
+    /// Follows what is published from now on.
+    pub(super) async fn follow(
+        ports: &Ports,
+        spec: &PartitionSpec,
+        publishing: &Publishing,
+    ) -> Result<(Self, Frontier), LogError> {
+        let journal = journal_of(spec);
+        // Read on from before what is looked for, so that nothing falls between the two.
+        let from = ports.log.range(&journal).await?.end;
+        let frontier = find(ports, spec, publishing).await?;
+        let limit = Self {
+            reader: ports.readers.open(&journal, from).await?,
+            batch: RecordBatch::new(),
+            rule: frontier.rule.clone(),
+            until: frontier.published.as_ref().map_or(Offset(0), |it| it.next),
+        };
+        Ok((limit, frontier))
+    }
+
+    /// First offset that may not be folded yet.
+    pub(crate) fn until(&self) -> Offset {
+        self.until
+    }
+
+    /// Waits until more is published. Cancel-safe.
+    ///
+    /// # Errors
+    /// Any [`LogError`] of reading the journal.
+    pub(crate) async fn moved(&mut self) -> Result<(), LogError> {
+        const LIMITS: ReadLimits = ReadLimits {
+            records_max: limits::BATCH_EVENTS_MAX,
+            bytes_max: limits::BATCH_BYTES_MAX,
+        };
+        loop {
+            self.batch.clear();
+            if self.reader.read(&mut self.batch, LIMITS).await? == Read::EndOfPartition {
+                continue;
+            }
+            let positions = self
+                .batch
+                .iter()
+                .filter_map(|record| journal::read_position(record.value?));
+            let last = positions.filter(|it| self.rule.counts(it)).last();
+            if let Some(position) = last.filter(|it| it.next > self.until) {
+                self.until = position.next;
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! What a partition writes to the log: records for the owned topic and dead letters, each transaction
+//! with the position that it belongs to. Part of `worker`; opened by `open`.
+//!
+//! Invariants: one transaction at a time; what was published, or is withheld, is never published again;
+//! after any error the writer is used up, and the partition is opened again.
+
+mod frontier;
+mod opening;
+mod records;
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+pub(super) use frontier::Limit;
+pub(super) use opening::{Published, resolve};
+
+use records::Stamp;
+
+use super::step::{EmittedByCall, Poison};
+use super::{PartitionSpec, Publishing, journal};
+use crate::limits;
+use crate::log::{LogError, NewRecord, RecordBatch, TransactionalWriter};
+use crate::state::Checkpoint;
+use crate::types::{Offset, TopicName};
+
+/// Writes what a partition makes.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    publishing: Publishing,
+    stamp: Stamp,
+    /// `None` while a transaction has it.
+    writer: Option<Box<dyn TransactionalWriter>>,
+    /// What waits for the next transaction; bounded, since a partition that has made much folds no more.
+    pending: Vec<(TopicName, NewRecord)>,
+    pending_bytes: usize,
+    /// When the oldest of it was made.
+    pending_since: Duration,
+    /// Outputs of events before this are published already, or withheld.
+    outputs_from: Offset,
+    /// Dead letters of events before this are published already.
+    letters_from: Offset,
+    /// What is committed up to here has a position in the journal, or needs none.
+    covered: Offset,
+    in_flight: Option<Transaction>,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    task: JoinHandle<Result<Box<dyn TransactionalWriter>, LogError>>,
+    /// Position that it publishes.
+    next: Offset,
+    records: usize,
+}
+
+/// A transaction that is durable.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Confirmed {
+    /// Its position.
+    pub(super) next: Offset,
+    /// How many records were published with it.
+    pub(super) records: usize,
+}
+
+impl Publisher {
+    /// A publisher that goes on from what is in the log.
+    pub(super) fn new(
+        spec: &PartitionSpec,
+        publishing: &Publishing,
+        writer: Box<dyn TransactionalWriter>,
+        published: &Published,
+    ) -> Self {
+        Self {
+            publishing: publishing.clone(),
+            stamp: Stamp::new(spec),
+            writer: Some(writer),
+            pending: Vec::new(),
+            pending_bytes: 0,
+            pending_since: Duration::ZERO,
+            outputs_from: published.outputs_from,
+            letters_from: published.letters_from,
+            covered: published.covered,
+            in_flight: None,
+        }
+    }
+
+    /// Takes over what a step made of the first records of `batch`.
+    pub(super) fn take(
+        &mut self,
+        batch: &RecordBatch,
+        emitted: Vec<EmittedByCall>,
+        set_aside: &[Poison],
+        now: Duration,
+    ) {
+        if self.pending.is_empty() {
+            self.pending_since = now;
+        }
+        if let Some(output) = &self.publishing.output {
+            for call in emitted {
+                let first = batch.get(call.first + call.records.causes[0] as usize);
+                let last = call.records.causes.last().expect("it emitted something");
+                if batch.get(call.first + *last as usize).offset < self.outputs_from {
+                    continue;
+                }
+                let is_whole = first.offset >= self.outputs_from;
+                let from = self.outputs_from;
+                self.stamp.outputs(batch, call, |cause, record| {
+                    if is_whole || cause >= from {
+                        self.pending_bytes += bytes_of(&record);
+                        self.pending.push((output.clone(), record));
+                    }
+                });
+            }
+        }
+        for poison in set_aside {
+            let record = batch.get(poison.index);
+            if record.offset >= self.letters_from {
+                let letter = self.stamp.letter(&record, poison);
+                self.pending_bytes += bytes_of(&letter);
+                self.pending
+                    .push((self.publishing.dead_letters.clone(), letter));
+            }
+        }
+    }
+
+    /// Whether so much waits that folding should.
+    pub(super) fn is_full(&self) -> bool {
+        self.pending.len() >= limits::PUBLISH_RECORDS_MAX
+            || self.pending_bytes >= limits::PUBLISH_BYTES_MAX
+    }
+
+    /// Whether states up to `next` may be committed: all that they made is published.
+    pub(super) fn covers(&self, next: Offset) -> bool {
+        self.pending.is_empty() && next <= self.covered
+    }
+
+    /// Whether a transaction is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// How long until what waits is due, at this interval; `None` = nothing waits, or a transaction is
+    /// under way.
+    pub(super) fn due_in(&self, interval: Duration, now: Duration) -> Option<Duration> {
+        if self.is_busy() || self.pending.is_empty() {
+            return None;
+        }
+        let due = (self.pending_since + interval).saturating_sub(now);
+        Some(if self.is_full() { Duration::ZERO } else { due })
+    }
+
+    /// Publishes what waits, with the position of `checkpoint`.
+    ///
+    /// # Panics
+    /// If a transaction is under way.
+    pub(super) fn start(&mut self, spec: &PartitionSpec, checkpoint: &Checkpoint) {
+        let mut writer = self.writer.take().expect("one transaction at a time");
+        let mut records = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        let position = journal::Position {
+            partition: spec.store.partition,
+            generation: spec.store.generation,
+            plugin: self.publishing.plugin,
+            deployment: checkpoint.deployment,
+            digest: checkpoint.digest,
+            topic: spec.input.topic.clone(),
+            topic_id: checkpoint.topic_id,
+            next: checkpoint.next,
+            output: self.publishing.published_output().cloned(),
+        };
+        let count = records.len();
+        records.push((spec.journal.clone(), journal::position_record(&position)));
+        let task = tokio::spawn(async move {
+            writer.commit(records).await?;
+            Ok(writer)
+        });
+        self.in_flight = Some(Transaction {
+            task,
+            next: checkpoint.next,
+            records: count,
+        });
+    }
+
+    /// Waits for the end of the transaction under way. Cancel-safe.
+    ///
+    /// # Errors
+    /// Any [`LogError`] of the commit: the partition is to be opened again.
+    ///
+    /// # Panics
+    /// If none is under way.
+    pub(super) async fn ended(&mut self) -> Result<Confirmed, LogError> {
+        let transaction = self.in_flight.as_mut().expect("one is under way");
+        let ended = (&mut transaction.task).await;
+        let confirmed = Confirmed {
+            next: transaction.next,
+            records: transaction.records,
+        };
+        self.in_flight = None;
+        let writer = ended
+            .map_err(|error| LogError::OutcomeUnknown(format!("the transaction died: {error}")))?;
+        self.writer = Some(writer?);
+        self.covered = confirmed.next;
+        Ok(confirmed)
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // Whoever opens the partition next fences the writer; not waiting for it is what "lost" means.
+        if let Some(transaction) = &self.in_flight {
+            transaction.task.abort();
+        }
+    }
+}
+
+fn bytes_of(record: &NewRecord) -> usize {
+    let headers = record.headers.iter();
+    let headers = headers.map(|(name, value)| name.len() + value.as_ref().map_or(0, |it| it.len()));
+    record.key.as_ref().map_or(0, |key| key.len())
+        + record.value.as_ref().map_or(0, |value| value.len())
+        + headers.sum::<usize>()
+}

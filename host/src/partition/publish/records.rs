@@ -1,0 +1,167 @@
+//! The records that a partition publishes: what its plugin emitted, with the host's stamp, and dead
+//! letters.
+//!
+//! Invariant: names of headers that begin with `foldhost-` are the host's; no plugin can emit one.
+
+use bytes::Bytes;
+
+use super::super::step::{EmittedByCall, Poison};
+use super::super::{PartitionSpec, merged};
+use crate::limits;
+use crate::log::{Header, NewRecord, RecordBatch, RecordRef};
+use crate::plugin::Emitted;
+use crate::types::{Offset, Partition, TopicName};
+
+/// Headers that travel from a cause to what it causes, unless the plugin emits them itself.
+const TRAVELLING: [&str; 2] = ["traceparent", "correlation-id"];
+
+/// What the host writes on every record of a partition.
+#[derive(Debug)]
+pub(super) struct Stamp {
+    plugin: Bytes,
+    generation: Bytes,
+    topic: TopicName,
+    partition: Partition,
+}
+
+impl Stamp {
+    pub(super) fn new(spec: &PartitionSpec) -> Self {
+        Self {
+            plugin: Bytes::from(spec.store.plugin.to_string()),
+            generation: Bytes::from(spec.store.generation.to_string()),
+            topic: spec.input.topic.clone(),
+            partition: spec.store.partition,
+        }
+    }
+
+    /// Gives each record that a call emitted, with the offset of its cause, to `push`.
+    pub(super) fn outputs(
+        &self,
+        batch: &RecordBatch,
+        call: EmittedByCall,
+        mut push: impl FnMut(Offset, NewRecord),
+    ) {
+        let Emitted {
+            causes,
+            keys,
+            values,
+            timestamps_ms,
+            headers,
+        } = call.records;
+        // One allocation for all keys, and one for all values; records share them.
+        let (key_ends, key_data) = (keys.ends, Bytes::from(keys.data));
+        let (value_ends, value_data) = (values.items.ends, Bytes::from(values.items.data));
+        let (mut key_from, mut value_from, mut header) = (0, 0, 0);
+        let mut stamped: Option<(u32, Cause)> = None;
+        for (index, &cause) in causes.iter().enumerate() {
+            let record = batch.get(call.first + cause as usize);
+            let cause = match stamped.take() {
+                Some((of, it)) if of == cause => stamped.insert((of, it)),
+                _ => stamped.insert((cause, self.cause(&record))),
+            };
+            let cause = &cause.1;
+            let key_until = key_ends[index] as usize;
+            let value_until = value_ends[index] as usize;
+            let is_value = values.marks[index] == 1;
+            let own = headers.as_ref().map_or(0, |it| it.counts[index] as usize);
+            let mut stamps = Vec::with_capacity(own + 3 + cause.travelling.len());
+            if let Some(headers) = &headers {
+                for at in header..header + own {
+                    let name = String::from_utf8_lossy(headers.names.get(at)).into_owned();
+                    let value = headers.values.get(at).map(Bytes::copy_from_slice);
+                    stamps.push((name, value));
+                }
+                header += own;
+            }
+            for travelling in &cause.travelling {
+                if !stamps.iter().any(|(name, _)| *name == travelling.0) {
+                    stamps.push(travelling.clone());
+                }
+            }
+            self.stamp(&mut stamps);
+            stamps.push((CAUSE.to_owned(), Some(cause.position.clone())));
+            let new = NewRecord {
+                key: Some(key_data.slice(key_from..key_until)),
+                value: is_value.then(|| value_data.slice(value_from..value_until)),
+                headers: stamps,
+                timestamp_ms: Some(match &timestamps_ms {
+                    Some(timestamps) => timestamps[index],
+                    None => record.timestamp_ms,
+                }),
+                partition: None,
+            };
+            (key_from, value_from) = (key_until, value_until);
+            push(record.offset, new);
+        }
+    }
+
+    /// An event that could not be applied, as it lies in its input, with what was wrong: in headers of the
+    /// names that Kafka Streams uses (KIP-1034).
+    pub(super) fn letter(&self, record: &RecordRef<'_>, poison: &Poison) -> NewRecord {
+        let (topic, partition, offset) = self.origin(record);
+        let mut headers: Vec<Header> = record
+            .headers()
+            .filter(|(name, _)| !merged::is_mark(name))
+            .map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice)))
+            .collect();
+        let errors = [
+            ("exception", poison.code.clone()),
+            ("message", poison.reason.clone()),
+            ("topic", topic.to_string()),
+            ("partition", partition.to_string()),
+            ("offset", offset.to_string()),
+        ];
+        headers.extend(errors.map(|(name, value)| {
+            let name = format!("__streams.errors.{name}");
+            (name, Some(Bytes::from(value)))
+        }));
+        self.stamp(&mut headers);
+        NewRecord {
+            key: merged::record_key(record).map(Bytes::copy_from_slice),
+            value: record.value.map(Bytes::copy_from_slice),
+            headers,
+            timestamp_ms: Some(record.timestamp_ms),
+            partition: None,
+        }
+    }
+
+    fn stamp(&self, headers: &mut Vec<Header>) {
+        headers.push((PLUGIN.to_owned(), Some(self.plugin.clone())));
+        headers.push((GENERATION.to_owned(), Some(self.generation.clone())));
+    }
+
+    fn cause(&self, record: &RecordRef<'_>) -> Cause {
+        let (topic, partition, offset) = self.origin(record);
+        let travelling = record.headers().filter(|(name, value)| {
+            let bytes = value.map_or(0, <[u8]>::len);
+            TRAVELLING.contains(name) && bytes <= limits::TRAVELLING_HEADER_BYTES_MAX
+        });
+        Cause {
+            position: Bytes::from(format!("{topic}/{partition}@{offset}")),
+            travelling: travelling
+                .map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice)))
+                .collect(),
+        }
+    }
+
+    /// Where a record was before any merge topic.
+    fn origin(&self, record: &RecordRef<'_>) -> (TopicName, Partition, Offset) {
+        match merged::origin(record) {
+            Some(origin) => (origin.topic, origin.partition, origin.offset),
+            None => (self.topic.clone(), self.partition, record.offset),
+        }
+    }
+}
+
+/// Header with the name of the plugin that published a record.
+const PLUGIN: &str = "foldhost-plugin";
+/// Header with the generation that published it.
+const GENERATION: &str = "foldhost-generation";
+/// Header with the record that caused it, as `topic/partition@offset`.
+const CAUSE: &str = "foldhost-cause";
+
+/// What the outputs of one event have in common.
+struct Cause {
+    position: Bytes,
+    travelling: Vec<Header>,
+}
