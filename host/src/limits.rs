@@ -46,8 +46,10 @@ pub const PUBLISH_RECORDS_MAX: usize = 20_000;
 /// Shortest time between two state commits of what publishes, unless its commit interval is longer:
 /// states are folded again from the last, and nothing is published again.
 pub const PUBLISHER_STATE_INTERVAL: Duration = Duration::from_secs(2);
-/// First look for a position record: this many records before the end of the journal.
-pub const JOURNAL_LOOK_RECORDS: u64 = 64;
+/// Shortest time between two transactions that copy records of one partition into a merge topic.
+pub const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// First look for the last record of its kind: this many records before the end of the partition.
+pub const LOOKUP_RECORDS_MIN: u64 = 64;
 
 /// Largest component.
 pub const COMPONENT_BYTES_MAX: usize = 32 * 1024 * 1024;

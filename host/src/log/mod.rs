@@ -51,6 +51,8 @@ pub enum Cleanup {
     Keep,
     /// The newest record of each key stays.
     Compact,
+    /// As `Compact`, and soon: for a topic that is read whole.
+    CompactSoon,
 }
 
 /// A topic that is to be created.

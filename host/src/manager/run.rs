@@ -26,7 +26,7 @@ use super::deployments::Decided;
 use super::plugin::Plugin;
 use crate::limits;
 use crate::log::{AssignmentChange, Cleanup, LogError, Membership, NewTopic, ReaderSet};
-use crate::partition::{self, Exit, PartitionHandle, Ports, Stop};
+use crate::partition::{self, Exit, Lookups, PartitionHandle, Ports, Stop};
 use crate::types::{DeploymentId, GenerationId, Partition, TopicName, TopicPartition};
 
 /// Runs `plugin` until `stop`; tries again after everything that may pass.
@@ -111,7 +111,7 @@ async fn ensure_journal(
         name: name.clone(),
         partitions,
         replication_factor: context.topics.replication_factor,
-        cleanup: Cleanup::Compact,
+        cleanup: Cleanup::CompactSoon,
     };
     match context.log.create_topic(&journal).await {
         Ok(_) | Err(LogError::TopicExists(_)) => Ok(name),
@@ -155,6 +155,7 @@ struct Running {
     slots: BTreeMap<Place, Slot>,
     workers: JoinSet<(Place, u64, Exit)>,
     retries: BTreeMap<Place, Retry>,
+    lookups: Lookups,
     reports: Reports,
     /// Workers tell here that something is to be looked at.
     changed: Arc<Notify>,
@@ -172,6 +173,10 @@ impl Running {
             decisions: plugin.decisions(),
             loads: Loads::new(plugin.clone(), context.clone()),
             reports: Reports::new(plugin.name().clone(), context.clone()),
+            lookups: Lookups::new(
+                &context.log,
+                &format!("{}.lookups", context.cluster.group(plugin.name())),
+            ),
             plugin,
             context,
             collector,
@@ -416,6 +421,7 @@ impl Running {
         Ports {
             log: self.context.log.clone(),
             readers,
+            lookups: self.lookups.clone(),
             states: self.context.states.clone(),
             codes: Arc::new(load::Codes::new(&self.plugin, &self.context)),
             budget: self.context.budget.clone(),

@@ -1,15 +1,18 @@
 //! Records of a batch → the columns of one call. Groups events by key, and stops where a record
 //! cannot go into a plugin at all.
 
+use std::sync::Arc;
+
 use hashbrown::HashTable;
 
 use super::changes::Place;
+use super::merged;
 use super::step::{Before, Poison, States};
 use crate::limits;
 use crate::log::{Partitioner, RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
-use crate::plugin::{FoldInput, HeadersColumn};
-use crate::types::{Offset, Partition};
+use crate::plugin::{FoldInput, HeadersColumn, OptionalColumn, OriginsColumn};
+use crate::types::{Offset, Partition, TopicName};
 
 /// What every record of a partition is checked against.
 #[derive(Debug, Clone)]
@@ -28,6 +31,12 @@ pub struct Source {
     pub record_bytes_max: usize,
     /// The largest record that the topic of dead letters takes.
     pub letter_bytes_max: usize,
+    /// The topics whose records were merged into the one that is folded; `None` = it is an input itself.
+    pub merged: Option<Arc<[TopicName]>>,
+    /// Whether the plugin asked for the keys that records had before they were routed.
+    pub record_keys: bool,
+    /// Whether the plugin asked where records were before they were merged.
+    pub origins: bool,
 }
 
 /// One call's columns, with what is needed to read its answer.
@@ -39,6 +48,17 @@ pub(super) struct Assembled {
     pub(super) entities: Vec<Entity>,
     /// Keys of the input by their hash.
     index: HashTable<u32>,
+    /// Where each event was before it was merged; empty where nothing is.
+    origins: Vec<Origin>,
+}
+
+/// Where a record of a merge topic was.
+#[derive(Debug, Clone, Copy)]
+struct Origin {
+    /// Index of its topic in the plugin's inputs.
+    input: u8,
+    partition: Partition,
+    offset: Offset,
 }
 
 /// What is known about a key of the input.
@@ -71,6 +91,7 @@ impl Assembled {
         self.input.clear();
         self.entities.clear();
         self.index.clear();
+        self.origins.clear();
         self.input.partition = source.partition.0;
         let until = batch.len().min(from + events_max);
         let (grouped, poison) = self.group(batch, from, until, before.states, source);
@@ -90,7 +111,12 @@ impl Assembled {
         source: &Source,
     ) -> (usize, Option<Poison>) {
         for index in from..until {
-            let key = match check_key(&batch.get(index), source) {
+            let record = batch.get(index);
+            let checked = check_key(&record, source).and_then(|key| {
+                self.origins.extend(origin(&record, source)?);
+                Ok(key)
+            });
+            let key = match checked {
                 Ok(key) => key,
                 Err((code, reason)) => {
                     let poison = Poison {
@@ -160,33 +186,61 @@ impl Assembled {
     }
 
     fn fill_events(&mut self, batch: &RecordBatch, from: usize, events: usize, source: &Source) {
-        if source.headers {
-            self.input.headers = Some(HeadersColumn::default());
-        }
+        let input = &mut self.input;
+        input.headers = source.headers.then(HeadersColumn::default);
+        input.record_keys = source.record_keys.then(OptionalColumn::default);
+        input.origins = source.origins.then(OriginsColumn::default);
         for index in 0..events {
             let record = batch.get(from + index);
             let entity = &mut self.entities[self.input.entities[index] as usize];
             entity.last_offset = record.offset;
             entity.last_timestamp_ms = record.timestamp_ms;
-            self.push_event(&record);
+            self.push_event(&record, self.origins.get(index).copied());
         }
     }
 
-    fn push_event(&mut self, record: &RecordRef<'_>) {
+    fn push_event(&mut self, record: &RecordRef<'_>, origin: Option<Origin>) {
         self.input.values.push(record.value);
-        self.input.inputs.push(0);
+        self.input.inputs.push(origin.map_or(0, |it| it.input));
         self.input.timestamps_ms.push(record.timestamp_ms);
         self.input.offsets.push(record.offset.0);
-        if let Some(headers) = &mut self.input.headers {
-            let of_record = record.headers();
-            headers
-                .counts
-                .push(u32::try_from(of_record.len()).expect("a record is bounded"));
-            for (name, value) in of_record {
-                headers.names.push(name.as_bytes());
-                headers.values.push(value);
-            }
+        if let Some(keys) = &mut self.input.record_keys {
+            keys.push(merged::record_key(record));
         }
+        if let (Some(origins), Some(origin)) = (&mut self.input.origins, origin) {
+            origins.partitions.push(origin.partition.0);
+            origins.offsets.push(origin.offset.0);
+        }
+        if let Some(headers) = &mut self.input.headers {
+            headers.push_record(record.headers().filter(|(name, _)| !merged::is_mark(name)));
+        }
+    }
+}
+
+/// Where a record was before it was merged; `None` where nothing is.
+fn origin(
+    record: &RecordRef<'_>,
+    source: &Source,
+) -> Result<Option<Origin>, (&'static str, String)> {
+    let Some(topics) = &source.merged else {
+        return Ok(None);
+    };
+    let found = merged::origin(record).and_then(|at| {
+        let input = topics.iter().position(|topic| *topic == at.topic)?;
+        Some(Origin {
+            input: u8::try_from(input).ok()?,
+            partition: at.partition,
+            offset: at.offset,
+        })
+    });
+    match found {
+        Some(origin) => Ok(Some(origin)),
+        None => Err((
+            "foreign-record",
+            "it does not say which input it was copied from: somebody else has written to the merge \
+             topic, which belongs to the host alone"
+                .to_owned(),
+        )),
     }
 }
 

@@ -7,8 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::PartitionSpec;
-use crate::limits;
-use crate::log::{Log, LogError, NewRecord, Read, ReadLimits, ReaderSet, RecordBatch, RecordRef};
+use crate::log::{Log, LogError, NewRecord};
 use crate::types::{
     DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, TopicName, TopicPartition,
 };
@@ -61,6 +60,21 @@ pub struct Position {
     pub output: Option<TopicName>,
 }
 
+/// How far a partition of an input was copied into a merge topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merged {
+    /// The merge topic.
+    pub merge_topic: TopicName,
+    /// The partition that is copied.
+    pub of: TopicPartition,
+    /// Its topic's identity, where the log can tell.
+    pub topic_id: Option<[u8; 16]>,
+    /// First offset that was not copied.
+    pub next: Offset,
+    /// The record there cannot be copied, and nobody has decided yet what becomes of it.
+    pub stopped: bool,
+}
+
 /// Announces that `spec`'s partition was opened under `epoch`.
 ///
 /// # Errors
@@ -94,9 +108,7 @@ pub fn position_record(position: &Position) -> NewRecord {
         digest: Bytes::copy_from_slice(position.digest.as_bytes()),
         host_version: env!("CARGO_PKG_VERSION").to_owned(),
         topic: position.topic.to_string(),
-        topic_id: position
-            .topic_id
-            .map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id)),
+        topic_id: wire_id(position.topic_id),
         next: position.next.0,
         output: position
             .output
@@ -105,6 +117,55 @@ pub fn position_record(position: &Position) -> NewRecord {
     };
     let key = format!("position/{partition}/{generation}");
     record(partition, key, Wire::Position(wire))
+}
+
+/// The record, for partition `partition` of the journal, of how far an input was copied.
+#[must_use]
+pub fn merged_record(partition: Partition, merged: &Merged) -> NewRecord {
+    let of = &merged.of;
+    let wire = proto::Merged {
+        merge_topic: merged.merge_topic.to_string(),
+        topic: of.topic.to_string(),
+        topic_id: wire_id(merged.topic_id),
+        partition: of.partition.0,
+        next: merged.next.0,
+        stopped: merged.stopped,
+    };
+    let key = format!(
+        "merged/{}/{}/{}",
+        merged.merge_topic, of.topic, of.partition
+    );
+    record(partition, key, Wire::Merged(wire))
+}
+
+/// Reads a journal record; `None` for other kinds, and for what no version of this host wrote.
+#[must_use]
+pub fn read_merged(value: &[u8]) -> Option<Merged> {
+    let Wire::Merged(merged) = read(value)? else {
+        return None;
+    };
+    Some(Merged {
+        merge_topic: TopicName::new(&merged.merge_topic).ok()?,
+        of: TopicPartition {
+            topic: TopicName::new(&merged.topic).ok()?,
+            partition: Partition(merged.partition),
+        },
+        topic_id: read_id(&merged.topic_id)?,
+        next: Offset(merged.next),
+        stopped: merged.stopped,
+    })
+}
+
+fn wire_id(id: Option<[u8; 16]>) -> Bytes {
+    id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id))
+}
+
+/// `None` for what is no id.
+fn read_id(wire: &[u8]) -> Option<Option<[u8; 16]>> {
+    match wire {
+        [] => Some(None),
+        id => id.try_into().ok().map(Some),
+    }
 }
 
 fn record(partition: Partition, key: String, record: Wire) -> NewRecord {
@@ -146,10 +207,7 @@ pub fn read_position(value: &[u8]) -> Option<Position> {
         deployment: DeploymentId(position.deployment),
         digest: Digest::from_bytes(position.digest.as_ref().try_into().ok()?),
         topic: TopicName::new(&position.topic).ok()?,
-        topic_id: match position.topic_id.as_ref() {
-            [] => None,
-            id => Some(id.try_into().ok()?),
-        },
+        topic_id: read_id(&position.topic_id)?,
         next: Offset(position.next),
         output: match position.output.as_str() {
             "" => None,
@@ -160,76 +218,4 @@ pub fn read_position(value: &[u8]) -> Option<Position> {
 
 fn read(value: &[u8]) -> Option<Wire> {
     proto::JournalRecord::decode(value).ok()?.record
-}
-
-/// The last journal record of a partition of which `read` makes something, if there is any: looked for
-/// from the end backwards, in windows that grow, since what is looked for is written all the time.
-///
-/// What was written to the partition before the call is seen: an open transaction of somebody else,
-/// behind which committed records are hidden, is waited for.
-///
-/// # Errors
-/// Any [`LogError`] of the reader.
-pub async fn last<T>(
-    log: &dyn Log,
-    readers: &dyn ReaderSet,
-    of: &TopicPartition,
-    mut read: impl FnMut(&RecordRef<'_>) -> Option<T>,
-) -> Result<Option<T>, LogError> {
-    let range = settled_range(log, of).await?;
-    let mut until = range.end;
-    let mut window = limits::JOURNAL_LOOK_RECORDS;
-    while until > range.start {
-        let from = Offset(until.0.saturating_sub(window)).max(range.start);
-        if let Some(found) = last_between(readers, of, from, until, &mut read).await? {
-            return Ok(Some(found));
-        }
-        until = from;
-        window *= 8;
-    }
-    Ok(None)
-}
-
-/// The range of a partition, once everything that was written to it before is decided.
-async fn settled_range(
-    log: &dyn Log,
-    of: &TopicPartition,
-) -> Result<crate::log::OffsetRange, LogError> {
-    let written = log.written_end(of).await?;
-    loop {
-        let range = log.range(of).await?;
-        if range.end >= written {
-            return Ok(range);
-        }
-        tracing::debug!(%of, "waiting for an open transaction to end");
-        tokio::time::sleep(limits::RETRY_PAUSE_MIN).await;
-    }
-}
-
-async fn last_between<T>(
-    readers: &dyn ReaderSet,
-    of: &TopicPartition,
-    from: Offset,
-    until: Offset,
-    read: &mut impl FnMut(&RecordRef<'_>) -> Option<T>,
-) -> Result<Option<T>, LogError> {
-    const LIMITS: ReadLimits = ReadLimits {
-        records_max: limits::BATCH_EVENTS_MAX,
-        bytes_max: limits::BATCH_BYTES_MAX,
-    };
-    let mut reader = readers.open(of, from).await?;
-    let mut batch = RecordBatch::new();
-    let mut found = None;
-    loop {
-        batch.clear();
-        if reader.read(&mut batch, LIMITS).await? == Read::EndOfPartition {
-            return Ok(found);
-        }
-        for record in batch.iter() {
-            if record.offset >= until {
-                return Ok(found);
-            }
-            found = read(&record).or(found);
-        }
-    }
 }

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::limits;
 use crate::log::{Header, RecordRef};
 use crate::types::{Offset, Partition, RecordPosition, TopicName};
 
@@ -22,6 +23,10 @@ mod proto {
 const ORIGIN: &str = "foldhost-origin";
 /// Header of a copy under another key: the record's own, or null.
 const RECORD_KEY: &str = "foldhost-record-key";
+
+/// Most bytes that the marks add to a record, besides its key.
+pub(super) const MARKS_BYTES_MAX: usize =
+    ORIGIN.len() + RECORD_KEY.len() + limits::TOPIC_NAME_LENGTH_MAX + 32;
 
 /// Whether a header is one of the marks.
 pub(super) fn is_mark(name: &str) -> bool {

@@ -14,6 +14,8 @@ mod commit;
 mod control;
 mod handle;
 pub mod journal;
+mod lookup;
+mod merge;
 mod merged;
 mod migrate;
 mod open;
@@ -40,6 +42,8 @@ pub use assemble::Source;
 pub use changes::{Change, Changes, Place};
 pub use control::{CodeInUse, Codes, Control, Skips};
 pub use handle::{Lookup, PartitionHandle};
+pub use lookup::Lookups;
+pub use merge::{MergeControl, MergeHandle, MergeProgress, MergeSpec, MergeStatus, run_merge};
 pub use open::partitions_changed;
 pub use status::{Blocked, PartitionStatus, Phase};
 pub use step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
@@ -53,14 +57,25 @@ pub struct PartitionSpec {
     pub store: StoreId,
     /// What its states begin from, if not from the log.
     pub origin: Option<MigrateFrom>,
-    /// Its input, with the topic that it is mapped to.
+    /// What it folds: an input, with the topic that it is mapped to, or the merge topic.
     pub input: Input,
+    /// What is merged into `input`; `None` = it is an input itself.
+    pub merged: Option<MergedInputs>,
     /// Where it announces that it owns the partition.
     pub journal: TopicName,
     /// Where this host answers queries.
     pub advertised_url: String,
     /// How it writes to the log; `None` = it writes nothing.
     pub publishing: Option<Publishing>,
+}
+
+/// The inputs that are merged into the topic that a partition folds.
+#[derive(Debug, Clone)]
+pub struct MergedInputs {
+    /// Their topics, in the order of the plugin's inputs.
+    pub topics: Arc<[TopicName]>,
+    /// How far they are merged.
+    pub progress: MergeProgress,
 }
 
 /// How a partition writes to the log what its plugin makes.
@@ -135,6 +150,8 @@ pub struct Ports {
     pub log: Arc<dyn Log>,
     /// Readers of its generation.
     pub readers: Arc<dyn ReaderSet>,
+    /// Looks into the journal and the inputs.
+    pub lookups: Lookups,
     /// Where states are kept.
     pub states: Arc<dyn StateStore>,
     /// The code of deployments.

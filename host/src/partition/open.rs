@@ -5,11 +5,15 @@
 
 use std::sync::Arc;
 
+use tokio::task::JoinHandle;
+
 use super::assemble::Source;
 use super::migrate::{Migrated, migrate};
 use super::publish::{self, Limit, Publisher};
 use super::status::TOPIC_REPLACED;
-use super::{Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, Publishing, journal};
+use super::{
+    Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, Publishing, journal, merge,
+};
 use crate::log::{
     LogError, OffsetRange, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef, Topic,
 };
@@ -38,6 +42,8 @@ pub(super) struct Opened {
     pub(super) refold_until: Offset,
     /// The code that folds first.
     pub(super) code: Arc<CodeInUse>,
+    /// Ends with where it is live, once its inputs are merged as far as they reached when it was opened.
+    pub(super) backlog: Option<JoinHandle<Result<Offset, LogError>>>,
 }
 
 /// Why a partition could not be opened; it is tried again.
@@ -164,6 +170,10 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         refold_until: refold.map_or(Offset(0), |it| it.until),
         limit: published.and_then(|it| it.limit),
         code,
+        backlog: spec.merged.as_ref().map(|merged| {
+            let (ports, source, merged) = (ports.clone(), spec.source(), merged.clone());
+            tokio::spawn(async move { merge::backlog(&ports, &source, &merged).await })
+        }),
     })
 }
 
@@ -188,6 +198,9 @@ async fn source_of(
         on_error: manifest.on_error,
         record_bytes_max: bytes_max(publishing.and_then(|it| it.output.as_ref())).await,
         letter_bytes_max: bytes_max(publishing.map(|it| &it.dead_letters)).await,
+        merged: spec.merged.as_ref().map(|it| it.topics.clone()),
+        record_keys: manifest.record_keys,
+        origins: manifest.origins,
     }
 }
 

@@ -41,14 +41,19 @@ pub struct Poison {
 impl Poison {
     /// Whether its partition stops before the event: because `on-error` says so, because a larger limit
     /// could apply it, or because it does not fit into the topic of dead letters.
-    fn stops(&self, batch: &RecordBatch, source: &Source) -> bool {
-        source.on_error == OnError::Stop
+    pub(super) fn stops(
+        &self,
+        batch: &RecordBatch,
+        on_error: OnError,
+        letter_bytes_max: usize,
+    ) -> bool {
+        on_error == OnError::Stop
             || matches!(
                 self.code.as_str(),
                 "event-out-of-memory" | "state-too-large"
             )
             || batch.get(self.index).bytes() + self.reason.len() + limits::STAMP_BYTES_MAX
-                > source.letter_bytes_max
+                > letter_bytes_max
     }
 }
 
@@ -112,14 +117,24 @@ impl InstanceSlot {
     }
 
     fn fold(&mut self, input: &FoldInput) -> Result<(Folded, u64), CallError> {
+        self.call(|instance| {
+            let folded = instance.fold(input)?;
+            Ok((folded, instance.fuel_used()))
+        })
+    }
+
+    /// Makes a call; an instance that failed is dropped.
+    pub(super) fn call<T>(
+        &mut self,
+        call: impl FnOnce(&mut dyn PluginInstance) -> Result<T, CallError>,
+    ) -> Result<T, CallError> {
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
             None => self.code.instance()?,
         };
-        let folded = instance.fold(input)?;
-        let fuel = instance.fuel_used();
+        let answer = call(&mut *instance)?;
         self.instance = Some(instance);
-        Ok((folded, fuel))
+        Ok(answer)
     }
 }
 
@@ -171,7 +186,10 @@ fn step_with<S: States>(
                     .iter()
                     .map(|it| rejected(it, first))
                     .collect();
-                match rejected.iter().find(|it| it.stops(batch, source)) {
+                match rejected
+                    .iter()
+                    .find(|it| it.stops(batch, source.on_error, source.letter_bytes_max))
+                {
                     Some(stops) if stops.index == first => done.poison = Some(stops.clone()),
                     // Once more without it and what follows, so that nothing behind it is folded.
                     Some(stops) => events_max = stops.index - first,
@@ -205,7 +223,7 @@ impl Stepped {
     /// Sets an event aside, or stops before it, as `on-error` says.
     fn found(&mut self, poison: Option<Poison>, batch: &RecordBatch, source: &Source) {
         let Some(poison) = poison else { return };
-        if poison.stops(batch, source) {
+        if poison.stops(batch, source.on_error, source.letter_bytes_max) {
             self.poison = Some(poison);
         } else {
             self.set_aside.push(poison);
@@ -260,7 +278,8 @@ fn check_sizes(emitted: &Emitted, source: &Source) -> Result<(), CallError> {
     Ok(())
 }
 
-fn poison_code(fault: &CallError) -> &'static str {
+/// The code under which a fault of one event alone is told.
+pub(super) fn poison_code(fault: &CallError) -> &'static str {
     match fault {
         CallError::OutOfFuel { .. } => "event-out-of-fuel",
         CallError::OutOfMemory { .. } => "event-out-of-memory",

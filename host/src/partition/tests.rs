@@ -225,6 +225,9 @@ const SOURCE: Source = Source {
     on_error: OnError::Stop,
     record_bytes_max: usize::MAX,
     letter_bytes_max: usize::MAX,
+    merged: None,
+    record_keys: false,
+    origins: false,
 };
 
 fn batch(values: impl IntoIterator<Item = Option<&'static [u8]>>) -> RecordBatch {
@@ -476,6 +479,7 @@ impl World {
             store: store(generation),
             origin,
             input: self.code.inspection.manifest.inputs[0].clone(),
+            merged: None,
             journal: ClusterName::new("foldhost")
                 .unwrap()
                 .journal_topic(&PluginName::new("counter").unwrap()),
@@ -486,6 +490,7 @@ impl World {
             log: self.log.clone(),
             readers: self.readers.clone(),
             states: self.states.clone(),
+            lookups: Lookups::new(&self.log, "test-lookups"),
             codes: self.codes.clone(),
             budget: self.budget.clone(),
             clock: self.clock.clone(),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashSet;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::assemble::Source;
 use super::changes::Place;
@@ -109,6 +110,8 @@ struct Worker {
     limit: Option<Limit>,
     /// Up to here, events are folded again by the code that folded them first.
     refold_until: Offset,
+    /// Ends with where it is live; until then nothing is, however far it has folded.
+    backlog: Option<Backlog>,
     upkeep: Upkeep,
     /// When what failed is tried again.
     retry_at: Option<Duration>,
@@ -133,6 +136,7 @@ enum Event {
     Published(Result<Confirmed, LogError>),
     PublishDue,
     LimitMoved(Result<(), LogError>),
+    BacklogMerged(Result<Offset, LogError>),
     Block,
     CommitWanted,
     CommitDue,
@@ -182,6 +186,7 @@ impl Worker {
             held: None,
             limit: opened.limit,
             refold_until: opened.refold_until,
+            backlog: opened.backlog.map(Backlog),
             upkeep: Upkeep::default(),
             retry_at: None,
             retry_pause: limits::RETRY_PAUSE_MIN,
@@ -251,6 +256,8 @@ impl Worker {
                     }
                     self.try_again(&error.to_string());
                 }
+                Event::BacklogMerged(Ok(live_at)) => self.backlog_merged(live_at),
+                Event::BacklogMerged(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::Block => self.block_requested(),
                 Event::CommitWanted => self.is_commit_wanted = true,
                 Event::CommitDue => self.commit(),
@@ -289,6 +296,7 @@ impl Worker {
             ports,
             publisher,
             limit,
+            backlog,
             ..
         } = self;
         tokio::select! {
@@ -301,6 +309,9 @@ impl Worker {
             }
             ended = async { publisher.as_mut().expect("guarded").ended().await }, if publishing => {
                 Event::Published(ended)
+            }
+            merged = async { backlog.as_mut().expect("guarded").ended().await }, if backlog.is_some() => {
+                Event::BacklogMerged(merged)
             }
             () = handle.shared.block_requested.notified() => Event::Block,
             () = handle.shared.commit_requested.notified() => Event::CommitWanted,
@@ -536,7 +547,7 @@ impl Worker {
     /// Says where it is in its life, unless it is blocked.
     fn settle(&self) {
         let before = self.handle.shared.status.read().phase;
-        let is_live = self.checkpoint.next >= self.live_at;
+        let is_live = self.backlog.is_none() && self.checkpoint.next >= self.live_at;
         let phase = match before {
             Phase::Blocked => return,
             _ if self.paused => Phase::Paused,
@@ -592,6 +603,16 @@ impl Worker {
         });
         self.ports.metrics.lag(&self.handle.spec().store, 0);
         self.live_at = self.checkpoint.next;
+        self.settle();
+    }
+
+    /// The inputs are merged as far as they reached when the partition was opened.
+    fn backlog_merged(&mut self, live_at: Offset) {
+        self.backlog = None;
+        self.live_at = live_at;
+        // The end is told once each time it is reached, and it may have been: reading anew tells it again.
+        self.batch.clear();
+        self.reader = None;
         self.settle();
     }
 
@@ -835,6 +856,25 @@ impl Worker {
         tokio::time::timeout(limits::REVOKE_COMMIT_MAX, finishing)
             .await
             .unwrap_or_else(|_| Exit::Failed("the last commit took too long".to_owned()))
+    }
+}
+
+/// The wait for the inputs to be merged.
+struct Backlog(JoinHandle<Result<Offset, LogError>>);
+
+impl Backlog {
+    /// Waits for its end. Cancel-safe.
+    async fn ended(&mut self) -> Result<Offset, LogError> {
+        match (&mut self.0).await {
+            Ok(ended) => ended,
+            Err(error) => Err(LogError::Unavailable(format!("the wait died: {error}"))),
+        }
+    }
+}
+
+impl Drop for Backlog {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

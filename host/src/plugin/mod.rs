@@ -155,6 +155,23 @@ pub struct HeadersColumn {
     pub values: OptionalColumn,
 }
 
+impl HeadersColumn {
+    /// Appends the headers of one record.
+    pub fn push_record<'h>(
+        &mut self,
+        headers: impl IntoIterator<Item = (&'h str, Option<&'h [u8]>)>,
+    ) {
+        let before = self.names.len();
+        for (name, value) in headers {
+            self.names.push(name.as_bytes());
+            self.values.push(value);
+        }
+        let count = self.names.len() - before;
+        self.counts
+            .push(u32::try_from(count).expect("a record is bounded"));
+    }
+}
+
 /// Input of one `fold`: the distinct keys of a batch with their states, and its events.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FoldInput {

@@ -317,7 +317,7 @@ impl Writer {
             number,
             id,
             partitions: wanted.partitions,
-            compact: wanted.cleanup == Cleanup::Compact,
+            compact: matches!(wanted.cleanup, Cleanup::Compact | Cleanup::CompactSoon),
             created_ms: self.clock.now_ms(),
         };
         let mut batch = self.store.batch();

@@ -497,5 +497,12 @@ fn configuration(cleanup: Cleanup) -> &'static [(&'static str, &'static str)] {
             ("retention.bytes", "-1"),
         ],
         Cleanup::Compact => &[("cleanup.policy", "compact")],
+        // Only closed segments are compacted, and one is closed after a week or a GiB by default.
+        Cleanup::CompactSoon => &[
+            ("cleanup.policy", "compact"),
+            ("segment.bytes", "16777216"),
+            ("segment.ms", "3600000"),
+            ("min.cleanable.dirty.ratio", "0.2"),
+        ],
     }
 }

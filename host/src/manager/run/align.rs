@@ -205,6 +205,7 @@ impl Running {
             store: store(generation.number()),
             origin,
             input: generation.deployment.inputs[0].clone(),
+            merged: None,
             journal: self.journal.clone(),
             advertised_url: self.context.advertised_url.clone(),
             publishing: self.publishing(generation, partition),

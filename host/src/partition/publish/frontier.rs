@@ -46,12 +46,10 @@ pub(super) async fn find(
     publishing: &Publishing,
 ) -> Result<Frontier, LogError> {
     let journal = journal_of(spec);
-    let (log, readers) = (&*ports.log, &*ports.readers);
     let last = async |wanted: &(dyn Fn(&Position) -> bool + Sync)| {
-        journal::last(log, readers, &journal, |record| {
-            journal::read_position(record.value?).filter(wanted)
-        })
-        .await
+        let read = |value: &[u8]| journal::read_position(value).filter(wanted);
+        let lookups = &ports.lookups;
+        lookups.last(&journal, |record| read(record.value?)).await
     };
     let own = match publishing.transactional_id {
         Some(_) => {

@@ -14,8 +14,7 @@ use tokio::task::JoinHandle;
 
 pub(super) use frontier::Limit;
 pub(super) use opening::{Published, resolve};
-
-use records::Stamp;
+pub(super) use records::Stamp;
 
 use super::step::{EmittedByCall, Poison};
 use super::{PartitionSpec, Publishing, journal};

@@ -10,14 +10,14 @@ use super::super::{PartitionSpec, merged};
 use crate::limits;
 use crate::log::{Header, NewRecord, RecordBatch, RecordRef};
 use crate::plugin::Emitted;
-use crate::types::{Offset, Partition, TopicName};
+use crate::types::{GenerationId, Offset, Partition, PluginName, TopicName, TopicPartition};
 
 /// Headers that travel from a cause to what it causes, unless the plugin emits them itself.
 const TRAVELLING: [&str; 2] = ["traceparent", "correlation-id"];
 
 /// What the host writes on every record of a partition.
 #[derive(Debug)]
-pub(super) struct Stamp {
+pub(in crate::partition) struct Stamp {
     plugin: Bytes,
     generation: Bytes,
     topic: TopicName,
@@ -26,11 +26,20 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn new(spec: &PartitionSpec) -> Self {
+        Self::of(&spec.store.plugin, spec.store.generation, &spec.source())
+    }
+
+    /// The stamp of a plugin's generation on what it makes of a partition.
+    pub(in crate::partition) fn of(
+        plugin: &PluginName,
+        generation: GenerationId,
+        source: &TopicPartition,
+    ) -> Self {
         Self {
-            plugin: Bytes::from(spec.store.plugin.to_string()),
-            generation: Bytes::from(spec.store.generation.to_string()),
-            topic: spec.input.topic.clone(),
-            partition: spec.store.partition,
+            plugin: Bytes::from(plugin.to_string()),
+            generation: Bytes::from(generation.to_string()),
+            topic: source.topic.clone(),
+            partition: source.partition,
         }
     }
 
@@ -97,7 +106,11 @@ impl Stamp {
 
     /// An event that could not be applied, as it lies in its input, with what was wrong: in headers of the
     /// names that Kafka Streams uses (KIP-1034).
-    pub(super) fn letter(&self, record: &RecordRef<'_>, poison: &Poison) -> NewRecord {
+    pub(in crate::partition) fn letter(
+        &self,
+        record: &RecordRef<'_>,
+        poison: &Poison,
+    ) -> NewRecord {
         let (topic, partition, offset) = self.origin(record);
         let mut headers: Vec<Header> = record
             .headers()

@@ -56,8 +56,11 @@ impl Worker {
         tracing::info!(partition = %self.handle.spec().store, deployment = %code.deployment,
             from = %self.checkpoint.next, "other code folds from here on");
         self.slot = InstanceSlot::new(code.code.clone());
-        self.source.headers = code.manifest().headers;
-        self.source.on_error = code.manifest().on_error;
+        let manifest = code.manifest();
+        self.source.headers = manifest.headers;
+        self.source.record_keys = manifest.record_keys;
+        self.source.origins = manifest.origins;
+        self.source.on_error = manifest.on_error;
         self.schedule.set_interval(code.state_interval());
         *self.handle.shared.in_use.write() = code;
         let (deployment, folds_from) = (self.checkpoint.deployment, self.checkpoint.folds_from);
