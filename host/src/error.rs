@@ -91,8 +91,12 @@ codes! {
     HistoryCut = "history-cut", 409, "The log does not reach back to its start";
     /// The topic exists already.
     TopicExists = "topic-exists", 409, "The topic exists already";
-    /// The host owns the topic.
+    /// The host, or a plugin, owns the topic.
     TopicOwned = "topic-owned", 409, "The topic is owned";
+    /// Another plugin owns the topic that a plugin is to publish to.
+    OutputTaken = "output-taken", 409, "The output belongs to another plugin";
+    /// It would publish twice, or never publishes what it reads.
+    EmitFromRefused = "emit-from-refused", 409, "It cannot publish from the earliest record on";
     /// A plugin reads the topic.
     TopicInUse = "topic-in-use", 409, "The topic is in use";
     /// The topic has other partitions than asked for.

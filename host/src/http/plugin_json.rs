@@ -58,6 +58,8 @@ pub(super) struct PluginDetails {
     state_schema: String,
     /// Topics that it reads.
     inputs: Vec<InputDetails>,
+    /// Topic that it alone publishes to; null = it publishes nothing.
+    output: Option<String>,
     /// Its queries; the default one has an empty name.
     queries: Vec<QueryDetails>,
     /// Every decision to run a component under this name, the newest last.
@@ -178,6 +180,13 @@ struct DeploymentDetails {
     principal: String,
     /// Its parameters.
     parameters: BTreeMap<String, String>,
+    /// Topic that it publishes to; null = none.
+    output: Option<String>,
+    /// Whether whoever asked knew that the output was there already and belonged to no plugin.
+    adopts_topic: bool,
+    /// Whether its generation publishes what it makes of the whole log, instead of going on where the
+    /// one before stops.
+    emits_from_earliest: bool,
 }
 
 /// Whether a state was built from all records that there ever were.
@@ -256,6 +265,8 @@ pub(super) struct DeploymentResult {
     generation: Option<u64>,
     /// Topics that it reads.
     topics: Vec<String>,
+    /// Topic that it alone publishes to; null = it publishes nothing.
+    output: Option<String>,
     /// Its queries; the default one has an empty name.
     queries: Vec<QueryDetails>,
 }
@@ -301,6 +312,7 @@ impl PluginDetails {
                     topic: input.topic.to_string(),
                 })
                 .collect(),
+            output: output(&deployment),
             queries: code.map_or_else(Vec::new, |code| queries(&code.inspection().description)),
             deployments: decided
                 .history
@@ -353,8 +365,16 @@ impl DeploymentDetails {
             at_ms: deployment.at_ms,
             principal: deployment.principal.clone(),
             parameters: deployment.parameters.clone(),
+            output: output(deployment),
+            adopts_topic: deployment.adopts_topic,
+            emits_from_earliest: deployment.emits_from_earliest,
         }
     }
+}
+
+fn output(deployment: &Deployment) -> Option<String> {
+    let output = deployment.output.as_ref();
+    output.map(|output| output.topic.to_string())
 }
 
 impl GenerationDetails {
@@ -515,6 +535,7 @@ impl DeploymentResult {
             deployment: deployed.deployment.map(|id| id.0),
             generation: deployed.generation.map(|id| id.0),
             topics: deployed.topics.iter().map(ToString::to_string).collect(),
+            output: deployed.output.as_ref().map(ToString::to_string),
             queries: queries(&inspection.description),
         }
     }

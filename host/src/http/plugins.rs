@@ -129,10 +129,12 @@ async fn plugin_ready(
     put, path = "/v1/plugins/{plugin}", tag = "plugins",
     params(
         ("plugin" = String, Path, description = "Name to run it under"),
-        ("topic" = Option<Vec<String>>, Query, description = "input=topic: the topic that an input is read from"),
+        ("topic" = Option<Vec<String>>, Query, description = "input=topic: the topic that an input is read from; output=topic, by the output's name in the manifest: the topic that is published to"),
         ("set" = Option<Vec<String>>, Query, description = "key=value: a parameter of the plugin"),
         ("state" = Option<String>, Query, description = "Where something runs under the name: `rebuild` builds the states from the log beside the old ones; `keep` goes on from them, through `migrate` if their schema is another. Without it, the same code again changes nothing, and other code is built from the log"),
         ("from_retained" = Option<bool>, Query, description = "true: the log may have lost its beginning"),
+        ("adopt_topic" = Option<bool>, Query, description = "true: the output may be there already and belong to no plugin; nobody else may write to it from now on"),
+        ("emit_from" = Option<String>, Query, description = "`earliest`: a republisher that is built anew publishes what it makes of the whole log, into a topic that is new to it. Without it, it publishes from where the present generation stops"),
         ("dry_run" = Option<bool>, Query, description = "true: check everything, change nothing"),
     ),
     request_body(content = Vec<u8>, content_type = "application/wasm"),
@@ -152,7 +154,15 @@ async fn deploy_plugin(
     let (parts, request_body) = request.into_parts();
     let params = Params::of_host(
         &parts.uri,
-        &["topic", "set", "state", "from_retained", "dry_run"],
+        &[
+            "topic",
+            "set",
+            "state",
+            "from_retained",
+            "adopt_topic",
+            "emit_from",
+            "dry_run",
+        ],
     )?;
     match body::media_type(&parts.headers).as_deref() {
         Some("application/wasm" | "application/octet-stream") => {}
@@ -174,6 +184,8 @@ async fn deploy_plugin(
         parameters: params.pairs("set")?,
         state: state_policy(&params)?,
         from_retained: params.flag("from_retained")?,
+        adopt_topic: params.flag("adopt_topic")?,
+        emit_from_earliest: emits_from_earliest(&params)?,
         dry_run: params.flag("dry_run")?,
         principal: principal.as_str().to_owned(),
     };
@@ -231,6 +243,21 @@ pub(super) fn state_policy(params: &Params) -> Result<Option<StatePolicy>, Probl
         Some(other) => Err(params::bad(
             "state",
             format!("'{other}' is no value of 'state': give keep or rebuild"),
+        )),
+    }
+}
+
+/// Whether a new generation publishes what it makes of the whole log.
+fn emits_from_earliest(params: &Params) -> Result<bool, Problem> {
+    match params.one("emit_from")? {
+        None => Ok(false),
+        Some("earliest") => Ok(true),
+        Some(other) => Err(params::bad(
+            "emit_from",
+            format!(
+                "'{other}' is no value of 'emit_from': give earliest, or leave it out to publish from \
+                 where the present generation stops"
+            ),
         )),
     }
 }

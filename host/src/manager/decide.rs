@@ -93,6 +93,16 @@ pub(super) fn of_another_kind() -> Problem {
     )
 }
 
+/// What the fold would say to a request, as far as this host has heard; nothing is asked for.
+pub(super) fn foresee(manager: &Inner, principal: &str, request: Request) -> Verdict {
+    let context = &manager.context;
+    let now_ms = context.clock.now_ms();
+    let value = record::encode("", now_ms, principal, &context.advertised_url, request);
+    let next = *manager.next.lock();
+    let mut deployments = manager.deployments.read().clone();
+    deployments.apply(next, record::decode(&value))
+}
+
 /// Appends a request and waits until this host's own fold has come to it.
 pub(super) async fn decide(
     manager: &Arc<Inner>,

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::decide::{accepted, decide, log_problem, of_another_kind};
+use super::decide::{accepted, decide, foresee, log_problem, of_another_kind};
 use super::deployments::{
-    Deployment, RollbackRequested, StatePolicy, Verdict, name_taken, resolve_inputs,
+    Decided, Deployment, RollbackRequested, StatePolicy, Verdict, name_taken,
 };
 use super::record::{self, Request};
-use super::{DeployOutcome, DeployRequest, Deployed, Inner, RollbackRequest};
+use super::{DeployOutcome, DeployRequest, Deployed, Inner, RollbackRequest, outputs};
 use crate::error::{Code, Problem};
 use crate::log::{Cleanup, LogError, LogKind, NewTopic, Topic};
 use crate::plugin::manifest::{Input, Start};
@@ -28,18 +28,15 @@ pub(super) async fn deploy(
         .name
         .clone()
         .unwrap_or_else(|| inspection.manifest.name.clone());
-    let inputs = map_inputs(&inspection, &request)?;
+    let cluster = &manager.context.cluster;
+    let mapped = outputs::map_topics(&inspection.manifest, &request.topics, cluster);
+    let (inputs, output) = mapped.map_err(|faults| invalid(&faults))?;
     let topic = find_input(manager, &inputs[0], request.dry_run).await?;
     let running = manager.deployments.read().plugins().get(&name).cloned();
     if let Some(running) = &running {
-        let serving = &running.serving.deployment;
-        if builds_anew(serving, &request, &inspection) && !request.from_retained {
-            check_history(manager, &inputs[0], &name).await?;
-        }
-        if request.state == Some(StatePolicy::Keep) {
-            check_migrate(manager, serving, &request, &inspection).await?;
-        }
+        check_states(manager, running, &request, &inspection, &inputs[0]).await?;
     }
+    outputs::check_owner(manager, &name, output.as_ref(), request.adopt_topic).await?;
     let deployed = |outcome, deployment: Option<&Deployment>| Deployed {
         outcome,
         name: name.clone(),
@@ -47,22 +44,14 @@ pub(super) async fn deploy(
         generation: deployment.map(|it| it.generation),
         inspection: inspection.clone(),
         topics: inputs.iter().map(|input| input.topic.clone()).collect(),
+        output: output.as_ref().map(|output| output.topic.clone()),
     };
-    if request.dry_run {
-        return Ok(deployed(DeployOutcome::DryRun, None));
-    }
     let manifest_toml = component::manifest_text(&request.component)
         .ok_or_else(|| Problem::new(Code::Internal, "the inspected component has no manifest"))?;
-    let put = manager
-        .context
-        .objects
-        .put_component(request.component)
-        .await;
-    let digest = put.map_err(objects_problem)?;
     let event = record::DeployRequest {
         name: name.clone(),
         kind: inspection.kind,
-        digest,
+        digest: inspection.digest,
         manifest_toml,
         migrates: inspection.capabilities.migrate,
         parameters: request.parameters,
@@ -70,13 +59,18 @@ pub(super) async fn deploy(
         partitions: topic.map_or(manager.context.topics.partitions, |topic| topic.partitions),
         state: request.state,
         from_retained: request.from_retained,
+        adopt_topic: request.adopt_topic,
+        emit_from_earliest: request.emit_from_earliest,
     };
-    let verdict = decide(
-        manager,
-        &request.principal,
-        Request::Deploy(Box::new(event)),
-    )
-    .await?;
+    let event = Request::Deploy(Box::new(event));
+    if request.dry_run {
+        accepted(foresee(manager, &request.principal, event))?;
+        return Ok(deployed(DeployOutcome::DryRun, None));
+    }
+    let objects = &manager.context.objects;
+    let put = objects.put_component(request.component).await;
+    put.map_err(objects_problem)?;
+    let verdict = decide(manager, &request.principal, event).await?;
     let (outcome, deployment) = outcome(verdict)?;
     Ok(deployed(outcome, Some(&*deployment)))
 }
@@ -136,6 +130,24 @@ fn outcome(verdict: Verdict) -> Result<(DeployOutcome, Arc<Deployment>), Problem
         Verdict::Cancelled(it) => Ok((DeployOutcome::Cancelled, it)),
         _ => Err(of_another_kind()),
     }
+}
+
+/// Whether what is there lets states be kept, or built a second time, as is asked for.
+async fn check_states(
+    manager: &Inner,
+    running: &Decided,
+    request: &DeployRequest,
+    inspection: &Inspection,
+    input: &Input,
+) -> Result<(), Problem> {
+    let serving = &running.serving.deployment;
+    if builds_anew(serving, request, inspection) && !request.from_retained {
+        check_history(manager, input, &serving.name).await?;
+    }
+    if request.state == Some(StatePolicy::Keep) {
+        check_migrate(manager, serving, request, inspection).await?;
+    }
+    Ok(())
 }
 
 /// Whether the states would be built from the log a second time.
@@ -246,32 +258,6 @@ async fn inspect(manager: &Inner, request: &DeployRequest) -> Result<Inspection,
         .await
         .map_err(|error| Problem::new(Code::Internal, format!("inspecting died: {error}")))?
         .map_err(|faults| invalid(&faults))
-}
-
-fn map_inputs(inspection: &Inspection, request: &DeployRequest) -> Result<Vec<Input>, Problem> {
-    let manifest = &inspection.manifest;
-    let known: Vec<_> = manifest
-        .inputs
-        .iter()
-        .map(|input| input.name.as_str())
-        .collect();
-    let faults: Vec<_> = request
-        .topics
-        .keys()
-        .filter(|name| !known.contains(&name.as_str()))
-        .map(|name| Fault {
-            code: "unknown-input",
-            detail: format!(
-                "--topic maps the input '{name}', but the plugin's inputs are: {}",
-                known.join(", ")
-            ),
-        })
-        .collect();
-    if faults.is_empty() {
-        Ok(resolve_inputs(manifest, &request.topics))
-    } else {
-        Err(invalid(&faults))
-    }
 }
 
 /// The input topic; created on the embedded log, since there nobody else will. `None` in a dry run

@@ -2,9 +2,11 @@
 //! from a prefix of them. [`Deployments`] (in `fold`) is the one pure function between the two.
 //!
 //! Invariants: a deployment's id is the offset of its request; a generation number is never reused,
-//! even after a delete; the generation that answers is never one that was blocked while it was built.
+//! even after a delete; the generation that answers is never one that was blocked while it was built; a
+//! topic is owned by one plugin at most (`outputs`).
 
 mod fold;
+mod outputs;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::error::Problem;
-use crate::plugin::manifest::Input;
+use crate::plugin::manifest::{Input, Output};
 use crate::plugin::{Kind, Manifest, Parameters};
 use crate::types::{
     DeploymentId, Digest, GenerationId, Partition, PluginName, RecordPosition, TopicName,
@@ -20,6 +22,7 @@ use crate::types::{
 
 pub use fold::Deployments;
 pub(super) use fold::{name_taken, unknown_plugin};
+pub(super) use outputs::{output_taken, resolve_output};
 
 /// A numbered decision to run a component under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +43,17 @@ pub struct Deployment {
     pub migrates: bool,
     /// `--set key=value`.
     pub parameters: Parameters,
-    /// `--topic input=topic`.
+    /// `--topic input=topic`, and `--topic output=topic`.
     pub topics: BTreeMap<String, TopicName>,
     /// The manifest's inputs, with the topics that they are mapped to here.
     pub inputs: Vec<Input>,
+    /// The manifest's output, with the topic that it is mapped to here.
+    pub output: Option<Output>,
+    /// Whether whoever asked knew that the output was there already and belonged to no plugin.
+    pub adopts_topic: bool,
+    /// Whether its generation publishes what it makes of the whole log, beside the one that answers,
+    /// instead of going on where that one stops.
+    pub emits_from_earliest: bool,
     /// Partitions of its input, and of its state.
     pub partitions: u32,
     /// What became of the states.
@@ -67,6 +77,7 @@ impl Deployment {
         self.digest == request.digest
             && self.parameters == request.parameters
             && self.topics == request.topics
+            && (self.emits_from_earliest || !request.emit_from_earliest)
     }
 }
 
@@ -324,13 +335,17 @@ pub struct DeployRequested {
     pub migrates: bool,
     /// `--set key=value`.
     pub parameters: Parameters,
-    /// `--topic input=topic`.
+    /// `--topic input=topic`, and `--topic output=topic`.
     pub topics: BTreeMap<String, TopicName>,
     /// Partitions of its input.
     pub partitions: u32,
     /// What becomes of the states; `None` = the same code again changes nothing, other code builds
     /// them from the log.
     pub state: Option<StatePolicy>,
+    /// Whether whoever asked knew that the output was there already and belonged to no plugin.
+    pub adopt_topic: bool,
+    /// Whether it is to publish what it makes of the whole log.
+    pub emit_from_earliest: bool,
 }
 
 /// See [`Body::Rollback`].

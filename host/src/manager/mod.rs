@@ -10,6 +10,7 @@ mod deploy;
 mod deployments;
 mod follow;
 mod instances;
+mod outputs;
 mod plugin;
 mod record;
 mod run;
@@ -91,7 +92,7 @@ pub struct DeployRequest {
     pub component: Bytes,
     /// Name to run it under, instead of the manifest's.
     pub name: Option<PluginName>,
-    /// Input name → topic, for inputs that are mapped.
+    /// Name → topic, for inputs that are mapped, and for the output by its topic in the manifest.
     pub topics: BTreeMap<String, TopicName>,
     /// Parameters.
     pub parameters: Parameters,
@@ -100,6 +101,11 @@ pub struct DeployRequest {
     pub state: Option<StatePolicy>,
     /// The log may begin later than the events did.
     pub from_retained: bool,
+    /// The output may be there already and belong to no plugin.
+    pub adopt_topic: bool,
+    /// A new generation publishes what it makes of the whole log, instead of going on where the
+    /// present one stops.
+    pub emit_from_earliest: bool,
     /// Check everything, change nothing.
     pub dry_run: bool,
     /// Name of the caller's token.
@@ -151,6 +157,8 @@ pub struct Deployed {
     pub inspection: Inspection,
     /// Topics that it reads here.
     pub topics: Vec<TopicName>,
+    /// Topic that it alone publishes to here.
+    pub output: Option<TopicName>,
 }
 
 /// Whether the host can be sent requests.
@@ -237,7 +245,7 @@ impl Manager {
     ///
     /// # Errors
     /// `invalid-plugin` lists every fault; `name-taken`, `deployment-under-way`, `inputs-changed`,
-    /// `schema-changed`, `history-cut`; `log-unavailable` and `state-unavailable` with nothing decided;
+    /// `schema-changed`, `history-cut`, `output-taken`, `topic-exists`, `emit-from-refused`; `log-unavailable` and `state-unavailable` with nothing decided;
     /// `outcome-unknown`.
     pub async fn deploy(&self, request: DeployRequest) -> Result<Deployed, Problem> {
         deploy::deploy(&self.0, request).await
@@ -322,6 +330,12 @@ impl Manager {
             .filter(reads)
             .map(|plugin| plugin.name().clone())
             .collect()
+    }
+
+    /// The plugin that owns a topic: nobody else may publish to it.
+    #[must_use]
+    pub fn owner_of(&self, topic: &TopicName) -> Option<PluginName> {
+        self.0.deployments.read().owner_of(topic).cloned()
     }
 
     /// Waits until everything that this host owns of a plugin is live, with the code of `deployment` or

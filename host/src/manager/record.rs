@@ -53,6 +53,8 @@ pub(super) struct DeployRequest {
     pub(super) partitions: u32,
     pub(super) state: Option<StatePolicy>,
     pub(super) from_retained: bool,
+    pub(super) adopt_topic: bool,
+    pub(super) emit_from_earliest: bool,
 }
 
 pub(super) fn encode(
@@ -131,6 +133,8 @@ fn wire_deploy(deploy: DeployRequest) -> proto::DeployRequested {
         kind: kind.into(),
         migrates: deploy.migrates,
         from_retained: deploy.from_retained,
+        adopt_topic: deploy.adopt_topic,
+        emit_from_earliest: deploy.emit_from_earliest,
     }
 }
 
@@ -278,6 +282,8 @@ fn read_deploy(wire: proto::DeployRequested) -> Result<DeployRequested, String> 
         topics,
         partitions: wire.partitions,
         state,
+        adopt_topic: wire.adopt_topic,
+        emit_from_earliest: wire.emit_from_earliest,
     })
 }
 
@@ -347,6 +353,8 @@ mod tests {
             migrates: true,
             state: Some(StatePolicy::Keep),
             from_retained: false,
+            adopt_topic: true,
+            emit_from_earliest: true,
             parameters: [("k".to_owned(), "v".to_owned())].into(),
             topics: [(
                 "flights".to_owned(),
@@ -374,6 +382,7 @@ mod tests {
             (deploy.state, deploy.migrates),
             (Some(StatePolicy::Keep), true)
         );
+        assert!(deploy.adopt_topic && deploy.emit_from_earliest);
     }
 
     #[test]

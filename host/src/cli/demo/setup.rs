@@ -112,6 +112,8 @@ pub(super) async fn plugins(
             parameters: std::collections::BTreeMap::new(),
             state: None,
             from_retained: false,
+            adopt_topic: false,
+            emit_from_earliest: false,
             dry_run: false,
             principal: "demo".to_owned(),
         };

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use super::{
     Body, Decided, DeployRequested, Deployment, Event, Generation, How, Origin, Paused, Report,
-    Reported, Retiring, RollbackRequested, Skip, StatePolicy, Verdict, resolve_inputs,
+    Reported, Retiring, RollbackRequested, Skip, StatePolicy, Verdict, outputs, resolve_inputs,
+    resolve_output,
 };
 use crate::error::{Code, Problem};
 use crate::limits;
@@ -116,12 +117,16 @@ impl Deployments {
     }
 
     fn deploy(&mut self, asked: Asked, request: DeployRequested) -> Result<Verdict, Problem> {
+        let output = resolve_output(&request.manifest, &request.topics);
         let Some(decided) = self.plugins.get(&request.name) else {
+            self.check_output(&request.name, output.as_ref())?;
+            outputs::check_emission(&request, None, StatePolicy::Rebuild)?;
             return Ok(self.create(asked, request));
         };
         if decided.serving.deployment.kind != request.kind {
             return Err(name_taken(&decided.serving.deployment, request.kind));
         }
+        self.check_output(&request.name, output.as_ref())?;
         if let Some(building) = &decided.building {
             if building.deployment.runs_the_same_as(&request) && !building.is_blocked() {
                 return Ok(Verdict::Building(building.deployment.clone()));
@@ -142,6 +147,7 @@ impl Deployments {
             None => StatePolicy::Rebuild,
             Some(policy) => policy,
         };
+        outputs::check_emission(&request, Some(decided), policy)?;
         let how = match policy {
             StatePolicy::Rebuild => How::Rebuild,
             StatePolicy::Keep if serving.manifest.state_schema == request.manifest.state_schema => {
@@ -240,6 +246,9 @@ impl Deployments {
             let deployment = Arc::new(Deployment {
                 id: asked.id,
                 how: How::Kept,
+                adopts_topic: false,
+                // It goes on where the present one stops, however it began.
+                emits_from_earliest: false,
                 rolls_back_to: Some(kept.deployment.id),
                 at_ms: asked.at_ms,
                 principal: asked.principal,
@@ -259,8 +268,11 @@ impl Deployments {
             topics: previous.topics.clone(),
             partitions: request.partitions,
             state: request.state,
+            adopt_topic: false,
+            emit_from_earliest: false,
         };
         let serving = decided.serving.deployment.clone();
+        self.check_output(&again.name, previous.output.as_ref())?;
         let how = if !keeps {
             How::Rebuild
         } else if serving.manifest.state_schema == again.manifest.state_schema {
@@ -400,6 +412,7 @@ fn deployment(
     rolls_back_to: Option<DeploymentId>,
 ) -> Deployment {
     let inputs = resolve_inputs(&request.manifest, &request.topics);
+    let output = resolve_output(&request.manifest, &request.topics);
     Deployment {
         id: asked.id,
         generation,
@@ -411,6 +424,9 @@ fn deployment(
         parameters: request.parameters,
         topics: request.topics,
         inputs,
+        output,
+        adopts_topic: request.adopt_topic,
+        emits_from_earliest: request.emit_from_earliest,
         partitions: request.partitions,
         how,
         rolls_back_to,
@@ -474,21 +490,25 @@ fn check_keep(serving: &Deployment, request: &DeployRequested) -> Result<(), Pro
 
 /// The name belongs to a plugin of another kind.
 pub(in crate::manager) fn name_taken(serving: &Deployment, new: Kind) -> Problem {
-    let word = |kind: Kind| match kind {
-        Kind::View => "view",
-        Kind::Republisher => "republisher",
-        Kind::CommandHandler => "command handler",
-    };
     Problem::new(
         Code::NameTaken,
         format!(
             "'{}' is a {} and the new component is a {}: deploy it under another name with `--name`, or \
              delete the old one first",
             serving.name,
-            word(serving.kind),
-            word(new)
+            kind_word(serving.kind),
+            kind_word(new)
         ),
     )
+}
+
+/// A kind of plugin in a sentence.
+pub(super) fn kind_word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::View => "view",
+        Kind::Republisher => "republisher",
+        Kind::CommandHandler => "command handler",
+    }
 }
 
 fn under_way(decided: &Decided) -> Problem {

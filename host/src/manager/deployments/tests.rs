@@ -7,6 +7,8 @@ use crate::error::Code;
 use crate::plugin::{Kind, Manifest};
 use crate::types::{Offset, PluginName};
 
+mod outputs;
+
 /// A fold with offsets that count up.
 #[derive(Default)]
 struct World {
@@ -41,6 +43,8 @@ fn code(component: &[u8]) -> DeployRequested {
         topics: BTreeMap::new(),
         partitions: 2,
         state: None,
+        adopt_topic: false,
+        emit_from_earliest: false,
     }
 }
 
@@ -87,6 +91,12 @@ impl World {
             partition: Partition(partition),
             report,
         }));
+    }
+
+    /// What is being built is built, and answers everywhere.
+    fn take_over(&mut self) {
+        self.build();
+        self.switch();
     }
 
     /// Both partitions of what is being built are ready.
