@@ -98,6 +98,83 @@ fn deployments_that_cannot_be() -> Result<()> {
 }
 
 #[test]
+fn outputs_that_a_plugin_does_not_have() -> Result<()> {
+    let scratch = Scratch::new("bad-outputs")?;
+    let (host, client) = host(&scratch)?;
+    host.deploy_prebuilt("latest", "")?;
+    let before = client.get("/v1/plugins/latest")?.success()?.json()?;
+    ensure!(before["output"].is_null(), "{before}");
+    let counter = prebuilt_plugin("counter")?;
+    for name in ["latest", "new"] {
+        let deploy = |parameters: &str| client.deploy(name, parameters, counter.clone());
+        for dry in ["", "&dry_run=true"] {
+            deploy(&format!("emit_from=earliest{dry}"))?
+                .expect_problem(409, "emit-from-refused")?
+                .expect_words(&["view", "--emit-from"])?;
+            deploy(&format!("adopt_topic=true{dry}"))?
+                .expect_problem(400, "bad-parameter")?
+                .expect_words(&["no output", "--adopt-topic"])?;
+            deploy(&format!("topic=told=x{dry}"))?
+                .expect_problem(422, "invalid-plugin")?
+                .expect_words(&["'told'", "flights", "no output"])?;
+        }
+        deploy("emit_from=latest")?
+            .expect_problem(400, "bad-parameter")?
+            .expect_words(&["earliest"])?;
+        deploy("adopt_topic=perhaps")?.expect_problem(400, "bad-parameter")?;
+    }
+    client
+        .get("/v1/plugins/new")?
+        .expect_problem(404, "unknown-plugin")?;
+    let after = client.get("/v1/plugins/latest")?.success()?.json()?;
+    ensure!(after["deployments"] == before["deployments"], "{after}");
+    Ok(())
+}
+
+#[test]
+fn topics_that_the_host_owns() -> Result<()> {
+    let scratch = Scratch::new("bad-owned")?;
+    let (host, client) = host(&scratch)?;
+    host.deploy_prebuilt("latest", "")?;
+    for topic in ["foldhost.deployments", "foldhost.latest.journal"] {
+        let path = format!("/v1/topics/{topic}");
+        let end = topic::end(&client, topic)?;
+        let refused = [
+            client.append_text(topic, r#"{"key":"a","value":1}"#)?,
+            client.delete(&path)?,
+            client.put_json(&path, &json!({"partitions": 8}))?,
+            client.put_json(&path, &json!({}))?,
+        ];
+        for reply in refused {
+            reply
+                .expect_problem(409, "topic-owned")?
+                .expect_words(&[topic])?;
+        }
+        ensure!(topic::end(&client, topic)? == end);
+        let described = client.get(&path)?.success()?.json()?;
+        ensure!(described["owner"] == "foldhost", "{described}");
+    }
+    let listed = client.get("/v1/topics")?.success()?.json()?;
+    let topics = listed["topics"].as_array().context("no list")?;
+    for topic in topics {
+        let is_the_hosts = topic["name"]
+            .as_str()
+            .is_some_and(|name| name.starts_with("foldhost."));
+        let owner = if is_the_hosts {
+            json!("foldhost")
+        } else {
+            Value::Null
+        };
+        ensure!(topic["owner"] == owner, "{topic}");
+    }
+    ensure!(
+        topics.iter().any(|topic| topic["owner"].is_null()),
+        "{listed}"
+    );
+    Ok(())
+}
+
+#[test]
 fn records_that_cannot_be_written() -> Result<()> {
     let scratch = Scratch::new("bad-records")?;
     let (_host, client) = host(&scratch)?;

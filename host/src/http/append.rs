@@ -23,7 +23,7 @@ use super::record_json::{self, RecordFault, RecordIn};
 use crate::error::{Code, Problem};
 use crate::limits;
 use crate::log::{LogError, NewRecord};
-use crate::types::{Offset, Partition, TopicName};
+use crate::types::{Offset, Partition, PluginName, TopicName};
 
 /// A body that is parsed on the thread that serves the request; larger ones go to a thread of their own.
 const INLINE_BYTES_MAX: usize = 64 * 1024;
@@ -77,9 +77,7 @@ async fn append_records(
     let topic = segments.topic()?;
     let (parts, request_body) = request.into_parts();
     Params::of_host(&parts.uri, &[])?;
-    if app.services.cluster_name.owns_topic(&topic) {
-        return Err(owned(&topic));
-    }
+    check_unowned(&app, &topic)?;
     let in_lines = match body::media_type(&parts.headers).as_deref() {
         Some("application/json") => false,
         Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => true,
@@ -115,8 +113,34 @@ async fn append_records(
         .into_response())
 }
 
+/// Whether anybody may write to the topic, or change it as a whole.
+///
+/// # Errors
+/// [`Code::TopicOwned`] names the plugin that owns it, if the host does not.
+pub(super) fn check_unowned(app: &App, topic: &TopicName) -> Result<(), Problem> {
+    if app.services.cluster_name.owns_topic(topic) {
+        return Err(owned(topic));
+    }
+    match app.services.manager.owner_of(topic) {
+        Some(owner) => Err(owned_by(topic, &owner)),
+        None => Ok(()),
+    }
+}
+
+/// A plugin owns the topic.
+fn owned_by(topic: &TopicName, owner: &PluginName) -> Problem {
+    Problem::new(
+        Code::TopicOwned,
+        format!(
+            "topic {topic} is owned by plugin '{owner}', which alone publishes to it: use another topic,              or delete the plugin first (`foldhost plugin delete {owner}`)"
+        ),
+    )
+    .with("topic", topic.as_str())
+    .with("owner", owner.as_str())
+}
+
 /// The host owns the topic.
-pub(super) fn owned(topic: &TopicName) -> Problem {
+fn owned(topic: &TopicName) -> Problem {
     Problem::new(
         Code::TopicOwned,
         format!(
@@ -331,6 +355,20 @@ mod tests {
         );
         let problem = refused(LogError::UnknownTopic(topic.clone()), &topic, &[1]);
         assert!(problem.detail.contains("topic create t"));
+    }
+
+    #[test]
+    fn an_owned_topic_says_whose_it_is() {
+        let topic = TopicName::new("notifications").unwrap();
+        let owner = PluginName::new("fleet-onboarding").unwrap();
+        let problem = owned_by(&topic, &owner);
+        assert_eq!(problem.code, Code::TopicOwned);
+        assert!(
+            problem
+                .members
+                .contains(&("owner", "fleet-onboarding".into()))
+        );
+        assert!(problem.detail.contains("plugin delete fleet-onboarding"));
     }
 
     #[test]

@@ -20,6 +20,8 @@ use crate::types::{Partition, TopicName, TopicPartition};
 
 /// Partitions whose range is fetched at the same time.
 const RANGES_CONCURRENT: usize = 16;
+/// Owner of the host's own topics.
+const HOST: &str = "foldhost";
 
 /// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -44,6 +46,8 @@ struct TopicSummary {
     partitions: u32,
     /// Whether it is the host's own.
     owned: bool,
+    /// The plugin that alone publishes to it; `foldhost` where it is the host's own; null = anybody may.
+    owner: Option<String>,
 }
 
 /// A topic.
@@ -55,6 +59,8 @@ struct TopicDetails {
     id: Option<String>,
     /// Whether it is the host's own.
     owned: bool,
+    /// The plugin that alone publishes to it; `foldhost` where it is the host's own; null = anybody may.
+    owner: Option<String>,
     /// Plugins that read it.
     readers: Vec<String>,
     /// Its partitions.
@@ -115,6 +121,7 @@ async fn describe_topic(
             .id
             .map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
         owned: app.services.cluster_name.owns_topic(&name),
+        owner: owner(&app, &name),
         readers: readers.iter().map(ToString::to_string).collect(),
         partitions: ranges(&app, &topic).await?,
     }))
@@ -165,10 +172,17 @@ async fn create_topic(
 ) -> Result<Response, Problem> {
     let name = segments.topic()?;
     let asked = settings(&app, request).await?;
-    if app.services.cluster_name.owns_topic(&name) {
-        return Err(append::owned(&name));
+    let found = app.services.log.topic(&name).await?;
+    let fits = |topic: &Topic| {
+        asked
+            .partitions
+            .is_none_or(|count| count == topic.partitions)
+    };
+    // Whoever makes sure that a plugin's output is there changes nothing.
+    if app.services.cluster_name.owns_topic(&name) || !found.as_ref().is_some_and(fits) {
+        append::check_unowned(&app, &name)?;
     }
-    if let Some(topic) = app.services.log.topic(&name).await? {
+    if let Some(topic) = found {
         return same(&app, &topic, asked.partitions);
     }
     let topic = NewTopic {
@@ -250,9 +264,7 @@ async fn delete_topic(
 ) -> Result<StatusCode, Problem> {
     Params::of_host(&uri, &[])?;
     let name = segments.topic()?;
-    if app.services.cluster_name.owns_topic(&name) {
-        return Err(append::owned(&name));
-    }
+    append::check_unowned(&app, &name)?;
     let readers = app.services.manager.readers_of(&name);
     if !readers.is_empty() {
         let readers: Vec<_> = readers.iter().map(ToString::to_string).collect();
@@ -274,7 +286,17 @@ fn summary(app: &App, topic: &Topic) -> TopicSummary {
         name: topic.name.to_string(),
         partitions: topic.partitions,
         owned: app.services.cluster_name.owns_topic(&topic.name),
+        owner: owner(app, &topic.name),
     }
+}
+
+/// Who owns a topic, as it is shown.
+fn owner(app: &App, topic: &TopicName) -> Option<String> {
+    if app.services.cluster_name.owns_topic(topic) {
+        return Some(HOST.to_owned());
+    }
+    let owner = app.services.manager.owner_of(topic);
+    owner.map(|plugin| plugin.to_string())
 }
 
 #[cfg(test)]
