@@ -182,6 +182,24 @@ fn topics_are_written_and_read() -> Result<()> {
     )?;
     ensure!(output.status.success(), "{}", shown(&output));
     ensure!(run(&["topic", "describe", "orders"])?.contains('3'));
+    // Whose a topic is stands in the list, and is said to whoever writes to it.
+    ensure!(run(&["topic", "list"])?.contains("foldhost.deployments  1           foldhost"));
+    let own = [
+        "topic",
+        "produce",
+        "foldhost.deployments",
+        "--key",
+        "a",
+        "--value",
+        "1",
+    ];
+    let refused = run_in(scratch.path(), host.url(), &own)?;
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    ensure!(
+        refused.status.code() == Some(4) && words.contains("use another topic [topic-owned]"),
+        "{}",
+        shown(&refused)
+    );
     run(&["topic", "delete", "orders", "--yes"])?;
     ensure!(!run(&["topic", "list"])?.contains("orders"));
     Ok(())

@@ -173,8 +173,9 @@ pub(super) struct DeployArgs {
     /// Name to run it under, instead of its own.
     #[arg(long)]
     pub(super) name: Option<PluginName>,
-    /// Topic that an input reads here; as often as needed.
-    #[arg(long = "topic", value_name = "INPUT=TOPIC", value_parser = pair)]
+    /// Topic that an input reads here, or that the output (by its name in the manifest) is here; as
+    /// often as needed.
+    #[arg(long = "topic", value_name = "NAME=TOPIC", value_parser = pair)]
     pub(super) topics: Vec<(String, String)>,
     /// A parameter of the plugin; as often as needed.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair)]
@@ -182,12 +183,27 @@ pub(super) struct DeployArgs {
     /// Check everything, change nothing.
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Take over an output that exists already and belongs to no plugin: from now on nobody else may
+    /// write to it.
+    #[arg(long)]
+    pub(super) adopt_topic: bool,
+    /// Have a republisher that is built anew publish what it makes of the whole log, into a topic that
+    /// is new to it; without this, it publishes from where the present generation stops.
+    #[arg(long, value_enum, value_name = "WHERE")]
+    pub(super) emit_from: Option<EmitFrom>,
     #[command(flatten)]
     pub(super) states: StateArgs,
     #[command(flatten)]
     pub(super) wait: WaitArgs,
     #[command(flatten)]
     pub(super) client: ClientArgs,
+}
+
+/// From where on a new generation publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum EmitFrom {
+    /// From the first record of its inputs.
+    Earliest,
 }
 
 /// What is to run again, and how.
@@ -243,8 +259,9 @@ pub(super) struct RequirementsArgs {
     /// Name that it will run under, instead of its own.
     #[arg(long)]
     pub(super) name: Option<PluginName>,
-    /// Topic that an input will read; as often as needed.
-    #[arg(long = "topic", value_name = "INPUT=TOPIC", value_parser = pair)]
+    /// Topic that an input will read, or that the output (by its name in the manifest) will be; as often
+    /// as needed.
+    #[arg(long = "topic", value_name = "NAME=TOPIC", value_parser = pair)]
     pub(super) topics: Vec<(String, String)>,
     /// Name of the cluster of hosts.
     #[arg(long, env = "FOLDHOST__CLUSTER", default_value = "foldhost")]
@@ -409,6 +426,13 @@ mod tests {
             ("b", "http://h:1")
         );
         assert!(args.wait.wait && !args.dry_run);
+        assert!(!args.adopt_topic && args.emit_from.is_none());
+        let line = "foldhost plugin deploy a.wasm --adopt-topic --emit-from earliest";
+        let Ok(Command::Plugin(PluginCommand::Deploy(args))) = parse(line) else {
+            panic!()
+        };
+        assert!(args.adopt_topic && args.emit_from == Some(EmitFrom::Earliest));
+        assert!(parse("foldhost plugin deploy a.wasm --emit-from latest").is_err());
         assert!(parse("foldhost plugin deploy a.wasm --set novalue").is_err());
         assert!(parse("foldhost plugin deploy a.wasm --name Not_A_Name").is_err());
     }

@@ -1,5 +1,6 @@
 //! `foldhost plugin …`: make, build, deploy, look at and delete plugins.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::Value;
 
-use super::args::{DeployArgs, PluginCommand};
+use super::args::{DeployArgs, EmitFrom, PluginCommand};
 use super::client::Client;
 use super::confirm::confirm;
 use super::exit::UsageError;
@@ -158,6 +159,12 @@ fn deploy(args: &DeployArgs) -> anyhow::Result<()> {
     if args.dry_run {
         pairs.push(("dry_run", "true".to_owned()));
     }
+    if args.adopt_topic {
+        pairs.push(("adopt_topic", "true".to_owned()));
+    }
+    if args.emit_from == Some(EmitFrom::Earliest) {
+        pairs.push(("emit_from", "earliest".to_owned()));
+    }
     pairs.extend(operate::state_pairs(&args.states));
     let pairs: Vec<_> = pairs
         .iter()
@@ -184,7 +191,10 @@ fn deploy(args: &DeployArgs) -> anyhow::Result<()> {
 fn deployed(answer: &Value) -> String {
     let (name, version) = (field(answer, "name"), field(answer, "version"));
     let what = format!("{name} {version} ({})", field(answer, "kind"));
-    let reads = field(answer, "topics");
+    let mut reads = field(answer, "topics");
+    if let Some(output) = answer["output"].as_str() {
+        let _ = write!(reads, " and publishing to {output}");
+    }
     match answer["outcome"].as_str() {
         Some("created") => format!(
             "deployed {what}, reading {reads}, as deployment {} of generation {}",
@@ -198,14 +208,14 @@ fn deployed(answer: &Value) -> String {
             field(answer, "generation")
         ),
         Some("building") => format!(
-            "building generation {} of {what} from {reads}, as deployment {}; the old one answers until \
+            "building generation {} of {what}, reading {reads}, as deployment {}; the old one answers until \
              it is ready",
             field(answer, "generation"),
             field(answer, "deployment")
         ),
         Some("unchanged") => format!("{what} runs already, reading {reads}: nothing changed"),
         Some("dry-run") => {
-            format!("{what} can be deployed and would read {reads}: nothing changed")
+            format!("{what} can be deployed, reading {reads}: nothing changed")
         }
         _ => answer.to_string(),
     }
@@ -278,6 +288,9 @@ fn described(plugin: &Value) -> String {
             field(&input, "topic")
         ));
     }
+    if let Some(output) = plugin["output"].as_str() {
+        lines.push(format!("{:<12}{output}", "output"));
+    }
     for query in items("queries") {
         let name = query["name"]
             .as_str()
@@ -341,13 +354,27 @@ fn described(plugin: &Value) -> String {
     let rows: Vec<_> = deployments
         .iter()
         .map(|deployment| {
-            ["deployment", "generation", "version", "how", "principal"]
-                .map(|name| field(deployment, name))
+            let [number, generation, version, by] =
+                ["deployment", "generation", "version", "principal"]
+                    .map(|name| field(deployment, name));
+            [number, generation, version, how(deployment), by]
         })
         .collect();
     let header = ["DEPLOYMENT", "GENERATION", "VERSION", "HOW", "BY"];
     lines.push(format!("\n{}", table(header, &rows)));
     lines.join("\n")
+}
+
+/// What a deployment did with the states, and with its output where that was asked for.
+fn how(deployment: &Value) -> String {
+    let mut how = field(deployment, "how");
+    if deployment["emits_from_earliest"] == true {
+        how.push_str(", from earliest");
+    }
+    if deployment["adopts_topic"] == true {
+        let _ = write!(how, ", adopts {}", field(deployment, "output"));
+    }
+    how
 }
 
 fn partition_table(partitions: &[Value]) -> String {
@@ -427,7 +454,23 @@ mod tests {
         };
         assert!(deployed(&answer("created")).starts_with("deployed latest 1.0.0 (view)"));
         assert!(deployed(&answer("unchanged")).contains("nothing changed"));
-        assert!(deployed(&answer("dry-run")).contains("would read events"));
+        assert!(deployed(&answer("dry-run")).contains("reading events: nothing changed"));
+        let mut publishing = answer("created");
+        publishing["output"] = json!("told");
+        assert!(deployed(&publishing).contains("reading events and publishing to told, as"));
+    }
+
+    #[test]
+    fn what_was_asked_for_the_output_stands_in_the_history() {
+        let plugin = json!({"name": "a", "output": "told", "deployments": [
+            {"deployment": 1, "generation": 1, "version": "1", "how": "first", "principal": "me",
+             "output": "told", "adopts_topic": true, "emits_from_earliest": false},
+            {"deployment": 2, "generation": 2, "version": "2", "how": "rebuild", "principal": "me",
+             "output": "told-2", "adopts_topic": false, "emits_from_earliest": true}]});
+        let text = described(&plugin);
+        assert!(text.contains("output      told\n"), "{text}");
+        assert!(text.contains("first, adopts told"), "{text}");
+        assert!(text.contains("rebuild, from earliest"), "{text}");
     }
 
     #[test]

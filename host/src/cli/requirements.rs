@@ -10,13 +10,13 @@ use super::exit::UsageError;
 use super::output;
 use super::plugin::Component;
 use crate::plugin::component;
-use crate::plugin::manifest::{Manifest, OnError};
+use crate::plugin::manifest::{Manifest, OnError, Output};
 use crate::types::{ClusterName, PluginName, TopicName};
 
 /// Runs the command.
 pub(super) fn run(args: &RequirementsArgs) -> anyhow::Result<()> {
     let component = Component::read(&args.file)?;
-    let manifest = component::examine(&component.bytes).map_err(|faults| {
+    let examined = component::examine(&component.bytes).map_err(|faults| {
         let faults: Vec<_> = faults
             .iter()
             .map(|fault| format!("\n  - {fault} [{}]", fault.code))
@@ -27,7 +27,7 @@ pub(super) fn run(args: &RequirementsArgs) -> anyhow::Result<()> {
             faults.concat()
         ))
     })?;
-    let needs = Needs::of(args, &manifest.manifest)?;
+    let needs = Needs::of(args, &examined.manifest, examined.capabilities.route)?;
     if args.json {
         return Ok(output::json(&needs.json())?);
     }
@@ -39,180 +39,325 @@ pub(super) fn run(args: &RequirementsArgs) -> anyhow::Result<()> {
 struct Needs {
     plugin: PluginName,
     topics: Vec<TopicNeed>,
-    group: String,
+    groups: Vec<String>,
+    /// As they are made, with what varies in `<>`.
     transactional_ids: Vec<String>,
+    /// What all of them begin with, and nobody else's.
+    transactional_id_prefix: Option<String>,
 }
 
 /// A topic, and what hosts do with it.
 #[derive(Debug)]
 struct TopicNeed {
-    name: TopicName,
+    /// Its name, or what the names of several begin with.
+    name: String,
+    /// Whether a number follows the name.
+    is_numbered: bool,
     /// Why it is there.
     role: &'static str,
     operations: &'static [&'static str],
     /// How to create it; `None` = it is an input, which is not the host's.
-    creation: Option<&'static str>,
+    creation: Option<String>,
+    /// Whether others may read it, but not write to it.
+    is_output: bool,
+}
+
+impl TopicNeed {
+    /// One that the host owns.
+    fn owned(name: impl Into<String>, role: &'static str, creation: String) -> Self {
+        Self {
+            name: name.into(),
+            is_numbered: false,
+            role,
+            operations: &["Read", "Write", "Describe"],
+            creation: Some(creation),
+            is_output: false,
+        }
+    }
+
+    fn input(name: &TopicName) -> Self {
+        Self {
+            name: name.to_string(),
+            is_numbered: false,
+            role: "input",
+            operations: &["Read", "Describe"],
+            creation: None,
+            is_output: false,
+        }
+    }
+
+    /// As it is written for people.
+    fn shown(&self) -> String {
+        let number = if self.is_numbered { "<n>" } else { "" };
+        format!("{}{number}", self.name)
+    }
+
+    /// As `kafka-acls.sh` takes it.
+    fn resource(&self) -> String {
+        let pattern = if self.is_numbered { PREFIXED } else { "" };
+        format!("--topic {}{pattern}", self.name)
+    }
+
+    fn json(&self) -> Value {
+        let mut json = json!({
+            "name": self.name, "role": self.role, "operations": self.operations,
+            "owned": self.creation.is_some(),
+        });
+        if self.is_numbered {
+            json["pattern"] = "prefixed".into();
+        }
+        if self.is_output {
+            json["exclusive"] = true.into();
+        }
+        json
+    }
 }
 
 impl Needs {
-    fn of(args: &RequirementsArgs, manifest: &Manifest) -> anyhow::Result<Self> {
+    fn of(args: &RequirementsArgs, manifest: &Manifest, routes: bool) -> anyhow::Result<Self> {
         let plugin = args.name.clone().unwrap_or_else(|| manifest.name.clone());
-        let cluster = &args.cluster;
-        let mut topics = own_topics(cluster, &plugin);
-        topics.extend(
-            inputs(manifest, &args.topics)?
-                .into_iter()
-                .map(|name| TopicNeed {
-                    name,
-                    role: "input",
-                    operations: &["Read", "Describe"],
-                    creation: None,
-                }),
-        );
+        let group = args.cluster.group(&plugin);
+        let mapped = Mapped::of(manifest, &args.topics)?;
+        // Partitions of several topics, or of one with other keys, meet in a topic of the host's own.
+        let merges = routes || manifest.inputs.len() > 1;
+        let partitions = match (merges, manifest.merge_partitions) {
+            (true, Some(count)) => count.to_string(),
+            (true, None) => "\"$PARTITIONS_OF_THE_LARGEST_INPUT\"".to_owned(),
+            (false, _) => "\"$PARTITIONS_OF_THE_INPUT\"".to_owned(),
+        };
+        let mut topics = own_topics(&args.cluster, &plugin, &partitions);
+        if merges {
+            topics.push(merge_topic(&group, &partitions));
+        }
+        if manifest.on_error == OnError::DeadLetter {
+            topics.push(dead_letters(&group, &partitions));
+        }
+        if let Some(output) = &mapped.output {
+            topics.push(output_topic(output, &partitions));
+        }
+        topics.extend(mapped.inputs.iter().map(TopicNeed::input));
         // A view under `stop` writes nothing but its journal: no transactions.
         let writes = manifest.output.is_some() || manifest.on_error != OnError::Stop;
-        let transactional_ids = if writes {
-            vec![format!("{}.", cluster.group(&plugin))]
-        } else {
-            Vec::new()
-        };
+        let mut transactional_ids = Vec::new();
+        if writes {
+            transactional_ids.push(format!("{group}.<partition>"));
+            transactional_ids.push(format!("{group}.<partition>.g<generation>"));
+        }
+        let mut groups = vec![group.clone()];
+        if merges {
+            groups.push(format!("{group}.merge-in"));
+            let inputs = mapped.inputs.iter();
+            transactional_ids
+                .extend(inputs.map(|topic| format!("{group}.merge-in.{topic}.<partition>")));
+        }
         Ok(Self {
-            group: cluster.group(&plugin),
             plugin,
             topics,
+            groups,
             transactional_ids,
+            transactional_id_prefix: match (writes, merges) {
+                (true, _) => Some(format!("{group}.")),
+                (false, true) => Some(format!("{group}.merge-in.")),
+                (false, false) => None,
+            },
         })
     }
 
     fn json(&self) -> Value {
-        let topic = |topic: &TopicNeed| {
-            json!({
-                "name": topic.name.as_str(), "role": topic.role, "operations": topic.operations,
-                "owned": topic.creation.is_some(),
-            })
-        };
+        let prefixes: Vec<_> = self.transactional_id_prefix.iter().collect();
         json!({
             "plugin": self.plugin.as_str(),
-            "topics": self.topics.iter().map(topic).collect::<Vec<_>>(),
-            "groups": [self.group],
-            "transactional_id_prefixes": self.transactional_ids,
+            "topics": self.topics.iter().map(TopicNeed::json).collect::<Vec<_>>(),
+            "groups": self.groups,
+            "transactional_id_prefixes": prefixes,
         })
     }
 
     fn text(&self, principal: &str) -> String {
-        let mut lines = vec![format!("# Plugin {}", self.plugin), "# Topics".to_owned()];
-        for topic in &self.topics {
-            lines.push(format!("#   {} ({})", topic.name, topic.role));
-        }
-        lines.push(format!("# Consumer group\n#   {}", self.group));
-        lines.push("# Transactional ids".to_owned());
-        match self.transactional_ids.as_slice() {
-            [] => lines.push("#   none: it writes no records".to_owned()),
-            ids => lines.extend(ids.iter().map(|id| format!("#   {id}<partition>"))),
-        }
+        let mut lines = self.names();
         lines.push("\n# Topics that the hosts own, where [topics] create = \"never\"".to_owned());
         for topic in &self.topics {
-            if let Some(creation) = topic.creation {
-                let name = &topic.name;
+            let Some(creation) = &topic.creation else {
+                continue;
+            };
+            let name = &topic.name;
+            if topic.is_numbered {
+                lines.push("# $N is the number in the name that the host misses".to_owned());
+                lines.push(format!("{TOPICS} --create --topic \"{name}$N\" {creation}"));
+            } else {
                 lines.push(format!("{TOPICS} --create --topic {name} {creation}"));
             }
         }
         lines.push("\n# Rights".to_owned());
-        lines.extend(self.topics.iter().map(|topic| {
-            grant(
-                principal,
-                topic.operations,
-                &format!("--topic {}", topic.name),
-            )
+        let of_topic = |topic: &TopicNeed| grant(principal, topic.operations, &topic.resource());
+        lines.extend(self.topics.iter().map(of_topic));
+        lines.extend(self.groups.iter().map(|group| {
+            let resource = format!("--group {group}");
+            grant(principal, &["Read", "Describe"], &resource)
         }));
-        lines.push(grant(
-            principal,
-            &["Read", "Describe"],
-            &format!("--group {}", self.group),
-        ));
-        lines.extend(self.transactional_ids.iter().map(|id| {
-            let resource = format!("--transactional-id {id} --resource-pattern-type prefixed");
+        lines.extend(self.transactional_id_prefix.iter().map(|prefix| {
+            let resource = format!("--transactional-id {prefix}{PREFIXED}");
             grant(principal, &["Write", "Describe"], &resource)
         }));
         lines.push(
             "\n# Rights to create what the hosts own, where [topics] create = \"auto\"".into(),
         );
-        lines.extend(
-            self.topics
-                .iter()
-                .filter(|topic| topic.creation.is_some())
-                .map(|topic| grant(principal, &["Create"], &format!("--topic {}", topic.name))),
-        );
+        let owned = self.topics.iter().filter(|topic| topic.creation.is_some());
+        lines.extend(owned.map(|topic| grant(principal, &["Create"], &topic.resource())));
+        let outputs = self.topics.iter().filter(|topic| topic.is_output);
+        lines.extend(outputs.flat_map(|topic| one_writer(principal, topic)));
         lines.join("\n")
+    }
+
+    /// Everything that has a name, as comments.
+    fn names(&self) -> Vec<String> {
+        let mut lines = vec![format!("# Plugin {}", self.plugin), "# Topics".to_owned()];
+        for topic in &self.topics {
+            lines.push(format!("#   {} ({})", topic.shown(), topic.role));
+        }
+        let plural = if self.groups.len() > 1 { "s" } else { "" };
+        lines.push(format!("# Consumer group{plural}"));
+        lines.extend(self.groups.iter().map(|group| format!("#   {group}")));
+        lines.push("# Transactional ids".to_owned());
+        match self.transactional_ids.as_slice() {
+            [] => lines.push("#   none: it writes no records".to_owned()),
+            ids => lines.extend(ids.iter().map(|id| format!("#   {id}"))),
+        }
+        lines
     }
 }
 
 const TOPICS: &str = "kafka-topics.sh --bootstrap-server \"$BROKERS\"";
-const ACLS: &str = "kafka-acls.sh --bootstrap-server \"$BROKERS\" --add";
+const ACLS: &str = "kafka-acls.sh --bootstrap-server \"$BROKERS\"";
+const PREFIXED: &str = " --resource-pattern-type prefixed";
 
 fn grant(principal: &str, operations: &[&str], resource: &str) -> String {
     let operations: String = operations
         .iter()
         .map(|operation| format!(" --operation {operation}"))
         .collect();
-    format!("{ACLS} --allow-principal {principal}{operations} {resource}")
+    format!("{ACLS} --add --allow-principal {principal}{operations} {resource}")
 }
 
-fn own_topics(cluster: &ClusterName, plugin: &PluginName) -> Vec<TopicNeed> {
+/// That nobody but the hosts writes to a topic: Kafka lets in whoever any right covers, and refuses the
+/// hosts too if everybody is refused by name.
+fn one_writer(principal: &str, topic: &TopicNeed) -> Vec<String> {
+    let name = &topic.name;
     vec![
-        TopicNeed {
-            name: cluster.deployments_topic(),
-            role: "what runs in the cluster, one for all plugins",
-            operations: &["Read", "Write", "Describe"],
-            creation: Some(
-                "--partitions 1 --config cleanup.policy=delete --config retention.ms=-1 --config retention.bytes=-1",
-            ),
-        },
-        TopicNeed {
-            name: cluster.journal_topic(plugin),
-            role: "who owns which partition",
-            operations: &["Read", "Write", "Describe"],
-            creation: Some(
-                "--partitions \"$PARTITIONS_OF_THE_INPUT\" --config cleanup.policy=compact",
-            ),
-        },
+        format!("\n# One publisher to {name}: nobody but {principal} may write to it. Now that it has rights of"),
+        "# its own, Kafka refuses everybody else, unless one of these covers it too: remove those that".to_owned(),
+        "# allow Write or All to others (super users need no right).".to_owned(),
+        format!("{ACLS} --list --topic {name} --resource-pattern-type match"),
+        format!("{ACLS} --remove --force --allow-principal \"$OTHER\" --operation Write --topic {name}"),
+        "# Whoever reads it needs this.".to_owned(),
+        grant("\"$READER\"", &["Read", "Describe"], &format!("--topic {name}")),
     ]
 }
 
-/// The topics of the inputs, mapped.
-fn inputs(manifest: &Manifest, maps: &[(String, String)]) -> Result<Vec<TopicName>, UsageError> {
-    let mut mapped = BTreeMap::new();
-    for (input, topic) in maps {
-        if !manifest.inputs.iter().any(|known| known.name == *input) {
-            let known: Vec<_> = manifest
+const KEPT_FOR_EVER: &str =
+    "--config cleanup.policy=delete --config retention.ms=-1 --config retention.bytes=-1";
+
+fn own_topics(cluster: &ClusterName, plugin: &PluginName, partitions: &str) -> Vec<TopicNeed> {
+    vec![
+        TopicNeed::owned(
+            cluster.deployments_topic().as_str(),
+            "what runs in the cluster, one for all plugins",
+            format!("--partitions 1 {KEPT_FOR_EVER}"),
+        ),
+        TopicNeed::owned(
+            cluster.journal_topic(plugin).as_str(),
+            "who owns which partition",
+            format!("--partitions {partitions} --config cleanup.policy=compact"),
+        ),
+    ]
+}
+
+fn merge_topic(group: &str, partitions: &str) -> TopicNeed {
+    TopicNeed {
+        is_numbered: true,
+        ..TopicNeed::owned(
+            format!("{group}.merge."),
+            "every event of its inputs, under the key that it is folded by",
+            format!("--partitions {partitions} {KEPT_FOR_EVER}"),
+        )
+    }
+}
+
+fn dead_letters(group: &str, partitions: &str) -> TopicNeed {
+    TopicNeed::owned(
+        format!("{group}.dead-letters"),
+        "events that it could not apply",
+        format!("--partitions {partitions} {KEPT_FOR_EVER}"),
+    )
+}
+
+fn output_topic(output: &Output, partitions: &str) -> TopicNeed {
+    let partitions = output
+        .partitions
+        .map_or_else(|| partitions.to_owned(), |count| count.to_string());
+    let cleanup = if output.compact {
+        " --config cleanup.policy=compact"
+    } else {
+        ""
+    };
+    TopicNeed {
+        is_output: true,
+        ..TopicNeed::owned(
+            output.topic.as_str(),
+            "its output, to which nobody else may write",
+            format!("--partitions {partitions}{cleanup}"),
+        )
+    }
+}
+
+/// The topics of a manifest, mapped.
+struct Mapped {
+    inputs: Vec<TopicName>,
+    output: Option<Output>,
+}
+
+impl Mapped {
+    fn of(manifest: &Manifest, maps: &[(String, String)]) -> Result<Self, UsageError> {
+        let known: Vec<_> = manifest.inputs.iter().map(|it| it.name.as_str()).collect();
+        let output = manifest.output.as_ref().map(|it| it.topic.as_str());
+        let mut mapped = BTreeMap::new();
+        for (name, topic) in maps {
+            if !known.contains(&name.as_str()) && output != Some(name) {
+                let output = match output {
+                    Some(output) => format!(", and the output {output}"),
+                    None => String::new(),
+                };
+                let known = known.join(", ");
+                return Err(UsageError(format!(
+                    "there is no input '{name}': there is {known}{output}"
+                )));
+            }
+            let topic = TopicName::new(topic).map_err(|error| UsageError(error.to_string()))?;
+            mapped.insert(name.as_str(), topic);
+        }
+        let map = |name: &str, topic: &TopicName| mapped.get(name).unwrap_or(topic).clone();
+        Ok(Self {
+            inputs: manifest
                 .inputs
                 .iter()
-                .map(|known| known.name.as_str())
-                .collect();
-            let known = known.join(", ");
-            return Err(UsageError(format!(
-                "there is no input '{input}': there is {known}"
-            )));
-        }
-        let topic = TopicName::new(topic).map_err(|error| UsageError(error.to_string()))?;
-        mapped.insert(input.as_str(), topic);
+                .map(|input| map(&input.name, &input.topic))
+                .collect(),
+            output: manifest.output.as_ref().map(|output| Output {
+                topic: map(output.topic.as_str(), &output.topic),
+                ..output.clone()
+            }),
+        })
     }
-    let topic = |input: &crate::plugin::manifest::Input| {
-        mapped
-            .get(input.name.as_str())
-            .unwrap_or(&input.topic)
-            .clone()
-    };
-    Ok(manifest.inputs.iter().map(topic).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn needs(maps: &[(&str, &str)]) -> anyhow::Result<Needs> {
-        let toml = "name = \"plane-tracker\"\nversion = \"1.0.0\"\ninputs = [\"flights\"]\n\
-                    state-schema = \"position/1\"\n";
+    const VIEW: &str = "name = \"plane-tracker\"\nversion = \"1.0.0\"\ninputs = [\"flights\"]\n\
+                        state-schema = \"position/1\"\n";
+
+    fn needs_of(manifest: &Manifest, maps: &[(&str, &str)]) -> anyhow::Result<Needs> {
         let args = RequirementsArgs {
             file: "unused".into(),
             name: None,
@@ -224,33 +369,123 @@ mod tests {
             principal: "User:fold".to_owned(),
             json: false,
         };
-        Needs::of(&args, &Manifest::from_toml(toml).unwrap())
+        Needs::of(&args, manifest, false)
+    }
+
+    fn needs(maps: &[(&str, &str)]) -> anyhow::Result<Needs> {
+        needs_of(&Manifest::from_toml(VIEW).unwrap(), maps)
+    }
+
+    /// Reads two topics, publishes to one, and sets aside what it cannot apply.
+    fn republisher() -> Manifest {
+        let toml = VIEW.replace("[\"flights\"]", "[\"flights\", \"weather\"]");
+        Manifest {
+            output: Some(Output {
+                topic: TopicName::new("delays").unwrap(),
+                partitions: Some(6),
+                compact: true,
+            }),
+            on_error: OnError::DeadLetter,
+            ..Manifest::from_toml(&toml).unwrap()
+        }
+    }
+
+    #[track_caller]
+    fn contains(text: &str, parts: &[&str]) {
+        for part in parts {
+            assert!(text.contains(part), "{part} is missing in:\n{text}");
+        }
     }
 
     #[test]
     fn names_follow_from_the_cluster_and_the_plugin() {
         let needs = needs(&[("flights", "prod.flights")]).unwrap();
         let text = needs.text("User:fold");
-        for part in [
-            "--topic prod.deployments",
-            "--topic prod.plane-tracker.journal",
-            "--topic prod.flights",
-            "--group prod.plane-tracker",
-            "--allow-principal User:fold",
-            "none: it writes no records",
-        ] {
-            assert!(text.contains(part), "{part} is missing in:\n{text}");
-        }
+        contains(
+            &text,
+            &[
+                "--topic prod.deployments",
+                "--topic prod.plane-tracker.journal",
+                "--topic prod.flights",
+                "--group prod.plane-tracker",
+                "--allow-principal User:fold",
+                "none: it writes no records",
+            ],
+        );
         assert!(
             !text.contains("--create --topic prod.flights"),
             "an input is not the host's"
         );
+        for part in ["merge", "dead-letters", "--transactional-id", "$READER"] {
+            assert!(
+                !text.contains(part),
+                "a plain view needs no {part}:\n{text}"
+            );
+        }
         assert_eq!(needs.json()["groups"][0], "prod.plane-tracker");
     }
 
     #[test]
-    fn an_input_that_is_not_there_cannot_be_mapped() {
+    fn what_publishes_merges_and_sets_aside_needs_more() {
+        let maps = [("delays", "prod.delays"), ("weather", "prod.weather")];
+        let needs = needs_of(&republisher(), &maps).unwrap();
+        let text = needs.text("User:fold");
+        contains(
+            &text,
+            &[
+                "#   prod.plane-tracker.merge.<n> (",
+                "#   prod.plane-tracker.dead-letters (",
+                "#   prod.delays (its output",
+                "#   prod.plane-tracker.merge-in\n",
+                "#   prod.plane-tracker.<partition>\n",
+                "#   prod.plane-tracker.<partition>.g<generation>\n",
+                "#   prod.plane-tracker.merge-in.flights.<partition>\n",
+                "#   prod.plane-tracker.merge-in.prod.weather.<partition>\n",
+                "--create --topic prod.delays --partitions 6 --config cleanup.policy=compact",
+                "--create --topic \"prod.plane-tracker.merge.$N\" --partitions \
+                 \"$PARTITIONS_OF_THE_LARGEST_INPUT\"",
+                "--operation Read --operation Write --operation Describe --topic \
+                 prod.plane-tracker.merge. --resource-pattern-type prefixed",
+                "--operation Read --operation Describe --group prod.plane-tracker.merge-in",
+                "--operation Write --operation Describe --transactional-id prod.plane-tracker. \
+                 --resource-pattern-type prefixed",
+                "--list --topic prod.delays --resource-pattern-type match",
+                "--allow-principal \"$READER\" --operation Read --operation Describe --topic prod.delays",
+            ],
+        );
+        let json = needs.json();
+        let topics = json["topics"].as_array().unwrap();
+        let of = |name: &str| topics.iter().find(|topic| topic["name"] == name).unwrap();
+        assert_eq!(of("prod.delays")["exclusive"], true);
+        assert_eq!(of("prod.plane-tracker.merge.")["pattern"], "prefixed");
+        assert_eq!(of("flights")["owned"], false);
+        assert_eq!(
+            json["transactional_id_prefixes"],
+            json!(["prod.plane-tracker."])
+        );
+    }
+
+    #[test]
+    fn a_view_of_several_topics_writes_to_its_merge_topic_only() {
+        let manifest = Manifest {
+            output: None,
+            on_error: OnError::Stop,
+            merge_partitions: Some(12),
+            ..republisher()
+        };
+        let needs = needs_of(&manifest, &[]).unwrap();
+        let expected = json!(["prod.plane-tracker.merge-in."]);
+        assert_eq!(needs.json()["transactional_id_prefixes"], expected);
+        let journal = "--topic prod.plane-tracker.journal --partitions 12 ";
+        contains(&needs.text("User:fold"), &[journal]);
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_cannot_be_mapped() {
         let error = needs(&[("flight", "x")]).unwrap_err();
         assert!(error.to_string().contains("there is flights"), "{error}");
+        let error = needs_of(&republisher(), &[("delay", "x")]).unwrap_err();
+        let words = "flights, weather, and the output delays";
+        assert!(error.to_string().contains(words), "{error}");
     }
 }

@@ -80,11 +80,7 @@ fn list(client: &Client, json: bool) -> anyhow::Result<()> {
     let rows: Vec<_> = topics
         .iter()
         .map(|topic| {
-            let owner = if topic["owned"] == true {
-                "foldhost"
-            } else {
-                ""
-            };
+            let owner = topic["owner"].as_str().unwrap_or_default();
             [
                 field(topic, "name"),
                 field(topic, "partitions"),
@@ -107,7 +103,7 @@ fn describe(client: &Client, topic: &str, json: bool) -> anyhow::Result<()> {
 }
 
 fn described(topic: &Value) -> String {
-    let mut lines: Vec<String> = ["name", "id", "readers"]
+    let mut lines: Vec<String> = ["name", "id", "owner", "readers"]
         .map(|name| format!("{name:<12}{}", field(topic, name)))
         .to_vec();
     let partitions = topic["partitions"]
@@ -130,7 +126,7 @@ mod tests {
     #[test]
     fn a_topic_shows_its_partitions_and_readers() {
         let text = described(
-            &json!({"name": "flights", "id": null, "readers": ["a", "b"],
+            &json!({"name": "flights", "id": null, "owner": "feed", "readers": ["a", "b"],
             "partitions": [{"partition": 0, "start": 2, "end": 17}]}),
         );
         let lines: Vec<&str> = text.lines().collect();
@@ -139,6 +135,7 @@ mod tests {
             [
                 "name        flights",
                 "id          -",
+                "owner       feed",
                 "readers     a, b",
                 "partitions  1",
                 "",
