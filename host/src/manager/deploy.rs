@@ -31,12 +31,12 @@ pub(super) async fn deploy(
     let cluster = &manager.context.cluster;
     let mapped = outputs::map_topics(&inspection.manifest, &request.topics, cluster);
     let (inputs, output) = mapped.map_err(|faults| invalid(&faults))?;
+    outputs::check_owner(manager, &name, output.as_ref(), request.adopt_topic).await?;
     let topic = find_input(manager, &inputs[0], request.dry_run).await?;
     let running = manager.deployments.read().plugins().get(&name).cloned();
     if let Some(running) = &running {
         check_states(manager, running, &request, &inspection, &inputs[0]).await?;
     }
-    outputs::check_owner(manager, &name, output.as_ref(), request.adopt_topic).await?;
     let deployed = |outcome, deployment: Option<&Deployment>| Deployed {
         outcome,
         name: name.clone(),
@@ -260,8 +260,8 @@ async fn inspect(manager: &Inner, request: &DeployRequest) -> Result<Inspection,
         .map_err(|faults| invalid(&faults))
 }
 
-/// The input topic; created on the embedded log, since there nobody else will. `None` in a dry run
-/// that would create it.
+/// The input topic; created on the embedded log, since there nobody else will, and where a plugin that
+/// was just decided publishes to it. `None` in a dry run that would create it.
 async fn find_input(
     manager: &Inner,
     input: &Input,
@@ -272,6 +272,16 @@ async fn find_input(
         return Ok(Some(topic));
     }
     let (name, topic) = (&input.name, &input.topic);
+    let publisher = manager.deployments.read().publisher_of(topic).cloned();
+    if let Some(publisher) = publisher {
+        // As its publisher wants it, not as an input would be.
+        if dry_run {
+            return Ok(None);
+        }
+        let made = outputs::ensure_output(context, &publisher).await;
+        made.map_err(log_problem)?;
+        return context.log.topic(topic).await.map_err(log_problem);
+    }
     if context.log.kind() != LogKind::Embedded || context.cluster.owns_topic(topic) {
         return Err(invalid(&[Fault {
             code: "unknown-topic",

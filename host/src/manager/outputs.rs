@@ -1,5 +1,5 @@
 //! Topics that plugins own: whether a deployment may publish to one, and how the host makes it. Called
-//! by `deploy` before the decision, and by `run` after it.
+//! by `deploy` before the decision, and by whoever needs the topic after it.
 //!
 //! Invariant: nothing is created before it is decided, and nobody becomes the second publisher to a topic
 //! without having been told.
@@ -138,10 +138,6 @@ fn topic_exists(name: &PluginName, topic: &TopicName) -> Problem {
 ///
 /// # Errors
 /// [`LogError::Rejected`] where the host may not create topics; what the log says.
-#[allow(
-    dead_code,
-    reason = "what runs plugins does not run ones that publish yet"
-)]
 pub(super) async fn ensure_output(
     context: &Context,
     deployment: &Deployment,

@@ -38,9 +38,15 @@ impl Decided {
     /// Whether the topic is the plugin's, and nobody else may publish to it.
     #[must_use]
     pub fn owns(&self, topic: &TopicName) -> bool {
-        let is_wanted = |it: &&Arc<Deployment>| self.generation(it.generation).is_some();
-        let mut publishing = self.publishing_to(topic);
-        publishing.any(|it| is_wanted(&it))
+        self.publisher_of(topic).is_some()
+    }
+
+    /// The newest deployment that publishes to a topic, or did in a generation that is still wanted.
+    fn publisher_of(&self, topic: &TopicName) -> Option<&Arc<Deployment>> {
+        let publishing = self.publishing_to(topic);
+        publishing
+            .filter(|it| self.generation(it.generation).is_some())
+            .max_by_key(|it| it.id)
     }
 
     /// Whether any deployment under this name was to publish to a topic, as far as is remembered.
@@ -49,10 +55,7 @@ impl Decided {
         self.publishing_to(topic).next().is_some()
     }
 
-    fn publishing_to<'a>(
-        &'a self,
-        topic: &'a TopicName,
-    ) -> impl Iterator<Item = &'a Arc<Deployment>> {
+    fn publishing_to(&self, topic: &TopicName) -> impl Iterator<Item = &Arc<Deployment>> {
         // One that still runs may be forgotten by the history.
         let running = self.generations().map(|it| &it.deployment);
         let deployments = self.history.iter().chain(running);
@@ -68,6 +71,12 @@ impl Deployments {
         plugins
             .find(|(_, decided)| decided.owns(topic))
             .map(|(name, _)| name)
+    }
+
+    /// The deployment by which a topic is owned.
+    pub(in crate::manager) fn publisher_of(&self, topic: &TopicName) -> Option<&Arc<Deployment>> {
+        let mut plugins = self.plugins().values();
+        plugins.find_map(|decided| decided.publisher_of(topic))
     }
 
     /// Refuses an output that another plugin owns.

@@ -154,6 +154,9 @@ fn a_generation_owns_what_it_has_published_to() {
         panic!()
     };
     assert_eq!(swapped.output.as_ref().unwrap().topic, topic("told-2"));
+    let newest = world.fold.publisher_of(&topic("told-2"));
+    assert_eq!(newest.unwrap().id, swapped.id);
+    assert_eq!(world.fold.publisher_of(&topic("flights")), None);
     // A host that has not heard of it yet publishes to the old one.
     for taken in ["told", "told-2"] {
         taken_by(world.deploy(other(b"3", taken)), "a");
