@@ -32,10 +32,10 @@ pub(super) async fn deploy(
     let mapped = outputs::map_topics(&inspection.manifest, &request.topics, cluster);
     let (inputs, output) = mapped.map_err(|faults| invalid(&faults))?;
     outputs::check_owner(manager, &name, output.as_ref(), request.adopt_topic).await?;
-    let topic = find_input(manager, &inputs[0], request.dry_run).await?;
+    let partitions = partitions_of(manager, &inspection, &inputs, request.dry_run).await?;
     let running = manager.deployments.read().plugins().get(&name).cloned();
     if let Some(running) = &running {
-        check_states(manager, running, &request, &inspection, &inputs[0]).await?;
+        check_states(manager, running, &request, &inspection, &inputs).await?;
     }
     let deployed = |outcome, deployment: Option<&Deployment>| Deployed {
         outcome,
@@ -56,7 +56,8 @@ pub(super) async fn deploy(
         migrates: inspection.capabilities.migrate,
         parameters: request.parameters,
         topics: request.topics,
-        partitions: topic.map_or(manager.context.topics.partitions, |topic| topic.partitions),
+        routes: inspection.capabilities.route,
+        partitions,
         state: request.state,
         from_retained: request.from_retained,
         adopt_topic: request.adopt_topic,
@@ -93,10 +94,10 @@ pub(super) async fn rollback(
         && running.building.is_none()
         && let Some(previous) = running.previous()
     {
-        let input = &previous.inputs[0];
-        partitions = find_input(manager, input, false)
-            .await?
-            .map_or(previous.partitions, |topic| topic.partitions);
+        partitions = largest(manager, &previous.inputs, false).await?;
+        if let Some(asked) = previous.manifest.merge_partitions {
+            partitions = asked;
+        }
         let is_kept = running
             .kept
             .as_ref()
@@ -106,7 +107,9 @@ pub(super) async fn rollback(
             Some(policy) => policy == StatePolicy::Rebuild,
         };
         if is_anew && !from_retained {
-            check_history(manager, input, &name).await?;
+            for input in &previous.inputs {
+                check_history(manager, input, &name).await?;
+            }
         }
     }
     let request = RollbackRequested {
@@ -138,11 +141,15 @@ async fn check_states(
     running: &Decided,
     request: &DeployRequest,
     inspection: &Inspection,
-    input: &Input,
+    inputs: &[Input],
 ) -> Result<(), Problem> {
     let serving = &running.serving.deployment;
-    if builds_anew(serving, request, inspection) && !request.from_retained {
-        check_history(manager, input, &serving.name).await?;
+    // What is merged already stays whole, whatever becomes of the inputs.
+    let is_merged = serving.merge.is_some() && serving.inputs == inputs;
+    if builds_anew(serving, request, inspection) && !request.from_retained && !is_merged {
+        for input in inputs {
+            check_history(manager, input, &serving.name).await?;
+        }
     }
     if request.state == Some(StatePolicy::Keep) {
         check_migrate(manager, serving, request, inspection).await?;
@@ -260,6 +267,30 @@ async fn inspect(manager: &Inner, request: &DeployRequest) -> Result<Inspection,
         .map_err(|faults| invalid(&faults))
 }
 
+/// How many partitions what is folded is to have: the input's, or those of a merge topic.
+async fn partitions_of(
+    manager: &Inner,
+    inspection: &Inspection,
+    inputs: &[Input],
+    dry_run: bool,
+) -> Result<u32, Problem> {
+    let largest = largest(manager, inputs, dry_run).await?;
+    let is_merged = inputs.len() > 1 || inspection.capabilities.route;
+    let asked = inspection.manifest.merge_partitions;
+    Ok(asked.filter(|_| is_merged).unwrap_or(largest))
+}
+
+/// Partitions of the largest input. Each is found, or created.
+async fn largest(manager: &Inner, inputs: &[Input], dry_run: bool) -> Result<u32, Problem> {
+    let mut largest = 0;
+    for input in inputs {
+        let topic = find_input(manager, input, dry_run).await?;
+        let partitions = topic.map_or(manager.context.topics.partitions, |topic| topic.partitions);
+        largest = largest.max(partitions);
+    }
+    Ok(largest)
+}
+
 /// The input topic; created on the embedded log, since there nobody else will, and where a plugin that
 /// was just decided publishes to it. `None` in a dry run that would create it.
 async fn find_input(
@@ -278,7 +309,7 @@ async fn find_input(
         if dry_run {
             return Ok(None);
         }
-        let made = outputs::ensure_output(context, &publisher).await;
+        let made = outputs::ensure_topics(context, &publisher).await;
         made.map_err(log_problem)?;
         return context.log.topic(topic).await.map_err(log_problem);
     }

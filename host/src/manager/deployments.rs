@@ -6,6 +6,7 @@
 //! topic is owned by one plugin at most (`outputs`).
 
 mod fold;
+mod merge;
 mod outputs;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use crate::types::{
 
 pub use fold::Deployments;
 pub(super) use fold::{name_taken, unknown_plugin};
+pub use merge::Merge;
 pub(super) use outputs::{output_taken, resolve_output};
 
 /// A numbered decision to run a component under a name.
@@ -54,7 +56,11 @@ pub struct Deployment {
     /// Whether its generation publishes what it makes of the whole log, beside the one that answers,
     /// instead of going on where that one stops.
     pub emits_from_earliest: bool,
-    /// Partitions of its input, and of its state.
+    /// Whether it names the keys of its records itself.
+    pub routes: bool,
+    /// The topic that its inputs are merged into; `None` = it folds its one input.
+    pub merge: Option<Merge>,
+    /// Partitions of what it folds, and of its state.
     pub partitions: u32,
     /// What became of the states.
     pub how: How,
@@ -67,12 +73,6 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// Partition of a key.
-    #[must_use]
-    pub fn partition_of(&self, key: &[u8]) -> Partition {
-        self.inputs[0].partitioner.partition(key, self.partitions)
-    }
-
     fn runs_the_same_as(&self, request: &DeployRequested) -> bool {
         self.digest == request.digest
             && self.parameters == request.parameters
@@ -337,6 +337,8 @@ pub struct DeployRequested {
     pub parameters: Parameters,
     /// `--topic input=topic`, and `--topic output=topic`.
     pub topics: BTreeMap<String, TopicName>,
+    /// Whether it names the keys of its records itself.
+    pub routes: bool,
     /// Partitions of its input.
     pub partitions: u32,
     /// What becomes of the states; `None` = the same code again changes nothing, other code builds

@@ -11,7 +11,7 @@ use super::deployments::{Deployment, output_taken, resolve_inputs, resolve_outpu
 use super::{Context, Inner, TopicSettings};
 use crate::error::{Code, Problem};
 use crate::log::{Cleanup, Log, LogError, NewTopic};
-use crate::plugin::manifest::{Input, Output};
+use crate::plugin::manifest::{Input, OnError, Output};
 use crate::plugin::{Fault, Manifest};
 use crate::types::{ClusterName, PluginName, TopicName};
 
@@ -134,35 +134,59 @@ fn topic_exists(name: &PluginName, topic: &TopicName) -> Problem {
     .with("topic", topic.as_str())
 }
 
-/// Creates what a deployment publishes to, if it is missing; whoever comes first does it.
+/// Creates what a deployment writes to, if it is missing: the topic that it owns, that of its dead letters,
+/// and the one that its inputs are merged into. Whoever comes first does it.
 ///
 /// # Errors
 /// [`LogError::Rejected`] where the host may not create topics; what the log says.
-pub(super) async fn ensure_output(
+pub(super) async fn ensure_topics(
     context: &Context,
     deployment: &Deployment,
 ) -> Result<(), LogError> {
-    let Some(output) = &deployment.output else {
-        return Ok(());
-    };
-    let partitions = output.partitions.unwrap_or(deployment.partitions);
-    ensure(context.log.as_ref(), &context.topics, output, partitions).await
+    let (log, topics) = (&*context.log, &context.topics);
+    let (cluster, name) = (&context.cluster, &deployment.name);
+    if let Some(output) = &deployment.output {
+        let partitions = output.partitions.unwrap_or(deployment.partitions);
+        ensure_output(log, topics, output, partitions).await?;
+    }
+    if deployment.manifest.on_error == OnError::DeadLetter {
+        let letters = cluster.dead_letters_topic(name);
+        ensure(log, topics, &letters, deployment.partitions, Cleanup::Keep).await?;
+    }
+    if let Some(merge) = deployment.merge {
+        let merged = cluster.merge_topic(name, merge.number);
+        ensure(log, topics, &merged, merge.partitions, Cleanup::Keep).await?;
+    }
+    Ok(())
 }
 
-async fn ensure(
+async fn ensure_output(
     log: &dyn Log,
     topics: &TopicSettings,
     output: &Output,
     partitions: u32,
 ) -> Result<(), LogError> {
-    let name = &output.topic;
+    let cleanup = match output.compact {
+        true => Cleanup::Compact,
+        false => Cleanup::Default,
+    };
+    ensure(log, topics, &output.topic, partitions, cleanup).await
+}
+
+async fn ensure(
+    log: &dyn Log,
+    topics: &TopicSettings,
+    name: &TopicName,
+    partitions: u32,
+    cleanup: Cleanup,
+) -> Result<(), LogError> {
     if log.topic(name).await?.is_some() {
         return Ok(());
     }
-    let (cleanup, policy) = if output.compact {
-        (Cleanup::Compact, " and cleanup.policy=compact")
-    } else {
-        (Cleanup::Default, "")
+    let policy = match cleanup {
+        Cleanup::Default => "",
+        Cleanup::Keep => " and retention.ms=-1",
+        Cleanup::Compact | Cleanup::CompactSoon => " and cleanup.policy=compact",
     };
     if !topics.create {
         return Err(LogError::Rejected(format!(
@@ -281,7 +305,7 @@ mod tests {
             create: true,
             ..never.clone()
         };
-        let error = ensure(&log, &never, &output, 3).await.unwrap_err();
+        let error = ensure_output(&log, &never, &output, 3).await.unwrap_err();
         let LogError::Rejected(words) = error else {
             panic!("{error:?}")
         };
@@ -291,7 +315,7 @@ mod tests {
         assert_eq!(log.topic(&output.topic).await.unwrap(), None);
         // The second time, and on a host that may not: there is nothing to do.
         for settings in [&auto, &auto, &never] {
-            ensure(&log, settings, &output, 3).await.unwrap();
+            ensure_output(&log, settings, &output, 3).await.unwrap();
         }
         let created = log.topic(&output.topic).await.unwrap().unwrap();
         assert_eq!(created.partitions, 3);

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::deployments::{Decided, Deployment};
 use super::instances::QueryPool;
-use crate::partition::{CodeInUse, PartitionHandle, Phase};
+use crate::partition::{CodeInUse, MergeProgress, PartitionHandle, Phase};
 use crate::plugin::{CallError, Capabilities, Kind, Payload, PluginCode, QueryError, Question};
 use crate::types::{DeploymentId, GenerationId, Partition, PluginName, RecordPosition};
 
@@ -40,6 +40,8 @@ struct State {
     seats: BTreeMap<Partition, Seat>,
     /// Partitions that the group has given this host, once it has said so.
     assigned: Option<BTreeSet<Partition>>,
+    /// How far its inputs are merged, where they are.
+    merges: Option<MergeProgress>,
     last_error: Option<String>,
 }
 
@@ -82,6 +84,7 @@ impl Plugin {
                 open: BTreeMap::new(),
                 seats: BTreeMap::new(),
                 assigned: None,
+                merges: None,
                 last_error: None,
             }),
         }
@@ -321,6 +324,16 @@ impl Plugin {
         state.last_error = None;
     }
 
+    /// How far its inputs are merged, where they are.
+    #[must_use]
+    pub fn merge_progress(&self) -> Option<MergeProgress> {
+        self.state.read().merges.clone()
+    }
+
+    pub(super) fn merges(&self, progress: MergeProgress) {
+        self.state.write().merges = Some(progress);
+    }
+
     pub(super) fn opened(
         &self,
         generation: GenerationId,
@@ -350,7 +363,7 @@ impl Plugin {
         let state = &mut *state;
         let serving = &decided.serving.deployment;
         let is_same_layout = state.serving.partitions == serving.partitions
-            && state.serving.inputs[0].partitioner == serving.inputs[0].partitioner;
+            && state.serving.partitioner() == serving.partitioner();
         if !is_same_layout {
             let are_there = (0..serving.partitions).map(Partition).all(|partition| {
                 let is_ours = state

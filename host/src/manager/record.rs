@@ -48,6 +48,7 @@ pub(super) struct DeployRequest {
     pub(super) digest: Digest,
     pub(super) manifest_toml: String,
     pub(super) migrates: bool,
+    pub(super) routes: bool,
     pub(super) parameters: Parameters,
     pub(super) topics: BTreeMap<String, TopicName>,
     pub(super) partitions: u32,
@@ -132,6 +133,7 @@ fn wire_deploy(deploy: DeployRequest) -> proto::DeployRequested {
         state: wire_policy(deploy.state).into(),
         kind: kind.into(),
         migrates: deploy.migrates,
+        routes: deploy.routes,
         from_retained: deploy.from_retained,
         adopt_topic: deploy.adopt_topic,
         emit_from_earliest: deploy.emit_from_earliest,
@@ -165,6 +167,7 @@ fn wire_report(reported: Reported) -> Wire {
         Report::Blocked(BlockedReport { code, detail, at }) => {
             let at = at.map(|(at, topic_id)| proto::BlockedAt {
                 topic: at.topic.to_string(),
+                partition: Some(at.partition.0).filter(|of| *of != partition),
                 topic_id: topic_id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id)),
                 offset: at.offset.0,
             });
@@ -278,6 +281,7 @@ fn read_deploy(wire: proto::DeployRequested) -> Result<DeployRequested, String> 
         digest: Digest::from_bytes(digest),
         manifest,
         migrates: wire.migrates,
+        routes: wire.routes,
         parameters: wire.parameters.into_iter().collect(),
         topics,
         partitions: wire.partitions,
@@ -301,7 +305,7 @@ fn read_blocked(wire: proto::PartitionBlocked) -> Result<Reported, String> {
             };
             let position = RecordPosition {
                 topic: topic_name(&at.topic)?,
-                partition,
+                partition: at.partition.map_or(partition, Partition),
                 offset: Offset(at.offset),
             };
             Some((position, topic_id))
@@ -351,6 +355,7 @@ mod tests {
             digest: Digest::of(b"c"),
             manifest_toml: toml.to_owned(),
             migrates: true,
+            routes: false,
             state: Some(StatePolicy::Keep),
             from_retained: false,
             adopt_topic: true,

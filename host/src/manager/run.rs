@@ -8,6 +8,7 @@
 
 mod align;
 mod load;
+mod merge;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::load::Loads;
+use self::merge::Merges;
 use self::report::Reports;
 use super::Context;
 use super::collect::Collector;
@@ -155,6 +157,9 @@ struct Running {
     slots: BTreeMap<Place, Slot>,
     workers: JoinSet<(Place, u64, Exit)>,
     retries: BTreeMap<Place, Retry>,
+    merges: Merges,
+    /// Deployments whose topics are there.
+    prepared: BTreeSet<DeploymentId>,
     lookups: Lookups,
     reports: Reports,
     /// Workers tell here that something is to be looked at.
@@ -189,6 +194,8 @@ impl Running {
             slots: BTreeMap::new(),
             workers: JoinSet::new(),
             retries: BTreeMap::new(),
+            merges: Merges::default(),
+            prepared: BTreeSet::new(),
             changed: Arc::new(Notify::new()),
             serial: 0,
         }
@@ -211,6 +218,7 @@ impl Running {
                     self.worker_ended(place, serial, exit);
                 }
                 Some(()) = self.loads.ended() => {}
+                Some(()) = self.merges.ended(&self.context) => {}
                 Ok(()) = self.decisions.changed() => {}
                 () = changed.notified() => {}
                 () = tokio::time::sleep(look_in.unwrap_or_default()), if look_in.is_some() => {}
@@ -227,7 +235,8 @@ impl Running {
     fn look_in(&self) -> Option<Duration> {
         let now = self.context.clock.elapsed();
         let retry = self.retries.values().map(|retry| retry.at).min();
-        let due = [retry, self.loads.retry_at()].into_iter().flatten().min();
+        let due = [retry, self.loads.retry_at(), self.merges.retry_at()];
+        let due = due.into_iter().flatten().min();
         let due = due.map(|at| at.saturating_sub(now));
         // One generation catches up with another: no event says when it has.
         let is_handing_over = self.plugin.decided().retiring.is_some();
@@ -310,6 +319,8 @@ impl Running {
                     self.retries.remove(&place);
                 }
                 slot.handle.mark_failed(error);
+                // It may have failed because a topic is gone.
+                self.prepared.remove(&slot.opened_by);
                 self.slots.remove(&place);
                 self.open_later(place);
             }
@@ -393,8 +404,9 @@ impl Running {
             .map(|(_, slot)| (slot.handle.spec().source(), slot.handle.status().committed))
             .collect::<BTreeMap<TopicPartition, _>>();
         self.membership.report(&positions);
+        self.merges.look(&self.context, &decided).await;
         for generation in decided.generations() {
-            let input = &generation.deployment.inputs[0].topic;
+            let input = &generation.deployment.folded(&self.context.cluster).topic;
             let Ok(Some(topic)) = self.context.log.topic(input).await else {
                 continue;
             };

@@ -34,6 +34,17 @@ pub(super) struct Shared {
     pub(super) control: watch::Sender<Control>,
     /// The code that folds and answers now.
     pub(super) in_use: RwLock<Arc<CodeInUse>>,
+    /// How its part of the merge stage is.
+    merging: RwLock<Merging>,
+}
+
+/// How the part of the merge stage is that goes with a partition: the inputs that its owner copies.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Merging {
+    /// Records of the inputs that are not copied yet.
+    pub lag_records: u64,
+    /// Why an input is not copied any further, and its topic's identity.
+    pub blocked: Option<(Blocked, Option<[u8; 16]>)>,
 }
 
 /// Answer to [`PartitionHandle::state`].
@@ -65,6 +76,7 @@ impl PartitionHandle {
                 committed: watch::Sender::new(Offset(0)),
                 control: watch::Sender::new(control),
                 in_use,
+                merging: RwLock::default(),
             }),
         }
     }
@@ -92,10 +104,26 @@ impl PartitionHandle {
         self.shared.control.send_if_modified(change);
     }
 
-    /// A consistent picture of it.
+    /// A consistent picture of it, and of what is merged for it.
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
-        self.shared.status.read().clone()
+        let mut status = self.shared.status.read().clone();
+        let merging = self.shared.merging.read();
+        status.lag_events += merging.lag_records;
+        if let Some((blocked, topic_id)) = &merging.blocked
+            && status.blocked.is_none()
+        {
+            // It folds what else is merged; but it does not go on by itself with all of its inputs.
+            status.phase = Phase::Blocked;
+            status.blocked = Some(blocked.clone());
+            status.topic_id = *topic_id;
+        }
+        status
+    }
+
+    /// Takes note of how its part of the merge stage is.
+    pub fn note_merging(&self, merging: Merging) {
+        *self.shared.merging.write() = merging;
     }
 
     /// Whether it has read its backlog or does not go on: nothing more to wait for at start.

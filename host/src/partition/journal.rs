@@ -73,6 +73,8 @@ pub struct Merged {
     pub next: Offset,
     /// The record there cannot be copied, and nobody has decided yet what becomes of it.
     pub stopped: bool,
+    /// The merge topic's identity, where the log can tell.
+    pub merge_topic_id: Option<[u8; 16]>,
 }
 
 /// Announces that `spec`'s partition was opened under `epoch`.
@@ -130,6 +132,7 @@ pub fn merged_record(partition: Partition, merged: &Merged) -> NewRecord {
         partition: of.partition.0,
         next: merged.next.0,
         stopped: merged.stopped,
+        merge_topic_id: wire_id(merged.merge_topic_id),
     };
     let key = format!(
         "merged/{}/{}/{}",
@@ -153,6 +156,7 @@ pub fn read_merged(value: &[u8]) -> Option<Merged> {
         topic_id: read_id(&merged.topic_id)?,
         next: Offset(merged.next),
         stopped: merged.stopped,
+        merge_topic_id: read_id(&merged.merge_topic_id)?,
     })
 }
 

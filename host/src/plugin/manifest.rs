@@ -30,6 +30,8 @@ pub struct Manifest {
     pub inputs: Vec<Input>,
     /// The one topic that it owns.
     pub output: Option<Output>,
+    /// Same id = the keys of records are named alike; means nothing without `route`.
+    pub route_schema: String,
     /// Partitions of its merge topic; `None` = those of the largest input.
     pub merge_partitions: Option<u32>,
     /// Same id = the state can be read by this code.

@@ -130,6 +130,18 @@ impl ClusterName {
         format!("{self}.{plugin}.{partition}")
     }
 
+    /// `<cluster>.<plugin>.merge-in.<n>.<topic>.<partition>`, under which a partition of an input is copied.
+    #[must_use]
+    pub fn merge_id(
+        &self,
+        plugin: &PluginName,
+        number: u64,
+        topic: &TopicName,
+        partition: Partition,
+    ) -> String {
+        format!("{self}.{plugin}.merge-in.{number}.{topic}.{partition}")
+    }
+
     /// `<cluster>.demo.progress`, how far the demo's loader has come.
     #[must_use]
     pub fn demo_progress_topic(&self) -> TopicName {

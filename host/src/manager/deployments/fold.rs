@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{
-    Body, Decided, DeployRequested, Deployment, Event, Generation, How, Origin, Paused, Report,
-    Reported, Retiring, RollbackRequested, Skip, StatePolicy, Verdict, outputs, resolve_inputs,
-    resolve_output,
+    Body, Decided, DeployRequested, Deployment, Event, Generation, How, Merge, Origin, Paused,
+    Report, Reported, Retiring, RollbackRequested, Skip, StatePolicy, Verdict, merge, outputs,
+    resolve_inputs, resolve_output,
 };
 use crate::error::{Code, Problem};
 use crate::limits;
@@ -23,6 +23,8 @@ pub struct Deployments {
     cluster_id: Option<String>,
     plugins: BTreeMap<PluginName, Arc<Decided>>,
     generations: BTreeMap<PluginName, GenerationId>,
+    /// The last number of a merge topic, by name.
+    merges: BTreeMap<PluginName, u64>,
 }
 
 /// Where a request stands and who wrote it.
@@ -116,6 +118,16 @@ impl Deployments {
         *last
     }
 
+    /// The merge topic that a request's generation is to fold, if it folds one.
+    fn merge_of(&mut self, request: &DeployRequested) -> Option<Merge> {
+        let last = self.merges.get(&request.name).copied().unwrap_or(0);
+        let decided = self.plugins.get(&request.name).map(|decided| &**decided);
+        let merge = merge::of(request, decided, || last + 1)?;
+        self.merges
+            .insert(request.name.clone(), last.max(merge.number));
+        Some(merge)
+    }
+
     fn deploy(&mut self, asked: Asked, request: DeployRequested) -> Result<Verdict, Problem> {
         let output = resolve_output(&request.manifest, &request.topics);
         let Some(decided) = self.plugins.get(&request.name) else {
@@ -155,9 +167,6 @@ impl Deployments {
             }
             StatePolicy::Keep => How::Migrate,
         };
-        if policy == StatePolicy::Keep {
-            check_keep(serving, &request)?;
-        }
         self.take_over(asked, request, how, None)
     }
 
@@ -165,7 +174,9 @@ impl Deployments {
         let name = request.name.clone();
         let first = asked.id;
         let generation = self.next_generation(&name);
-        let deployment = Arc::new(deployment(asked, request, generation, How::First, None));
+        let merge = self.merge_of(&request);
+        let deployment = deployment(asked, request, generation, merge, How::First);
+        let deployment = Arc::new(deployment);
         let decided = Decided {
             first,
             serving: generation_of(deployment.clone(), Origin::Log),
@@ -196,12 +207,21 @@ impl Deployments {
         if !keeps_generation && decided.retiring.is_some() {
             return Err(under_way(decided));
         }
+        let merge = self.merge_of(&request);
+        if matches!(how, How::Keep | How::Migrate) {
+            check_keep(&serving, &request, merge)?;
+        }
         let generation = if keeps_generation {
             serving.generation
         } else {
             self.next_generation(&name)
         };
-        let deployment = Arc::new(deployment(asked, request, generation, how, rolls_back_to));
+        let deployment = Deployment {
+            rolls_back_to,
+            ..deployment(asked, request, generation, merge, how)
+        };
+        merge::check_same(&serving, &deployment)?;
+        let deployment = Arc::new(deployment);
         let decided = self.decided(&name)?;
         decided.building = None;
         decided.remember(deployment.clone());
@@ -242,6 +262,8 @@ impl Deployments {
         let is_kept = |kept: &Generation| kept.deployment.id == previous.id;
         let keeps = request.state == Some(StatePolicy::Keep);
         if !keeps && request.state.is_none() && decided.kept.as_ref().is_some_and(is_kept) {
+            let kept = decided.kept.as_ref().expect("it was just found");
+            merge::check_same(&decided.serving.deployment, &kept.deployment)?;
             let kept = decided.kept.take().expect("it was just found");
             let deployment = Arc::new(Deployment {
                 id: asked.id,
@@ -264,6 +286,7 @@ impl Deployments {
             digest: previous.digest,
             manifest: previous.manifest.clone(),
             migrates: previous.migrates,
+            routes: previous.routes,
             parameters: previous.parameters.clone(),
             topics: previous.topics.clone(),
             partitions: request.partitions,
@@ -280,9 +303,6 @@ impl Deployments {
         } else {
             How::Migrate
         };
-        if keeps {
-            check_keep(&serving, &again)?;
-        }
         self.take_over(asked, again, how, Some(previous.id))
     }
 
@@ -408,8 +428,8 @@ fn deployment(
     asked: Asked,
     request: DeployRequested,
     generation: GenerationId,
+    merge: Option<Merge>,
     how: How,
-    rolls_back_to: Option<DeploymentId>,
 ) -> Deployment {
     let inputs = resolve_inputs(&request.manifest, &request.topics);
     let output = resolve_output(&request.manifest, &request.topics);
@@ -427,16 +447,22 @@ fn deployment(
         output,
         adopts_topic: request.adopt_topic,
         emits_from_earliest: request.emit_from_earliest,
-        partitions: request.partitions,
+        routes: request.routes,
+        merge,
+        partitions: merge.map_or(request.partitions, |merge| merge.partitions),
         how,
-        rolls_back_to,
+        rolls_back_to: None,
         at_ms: asked.at_ms,
         principal: asked.principal,
     }
 }
 
 /// Whether states can stay: they belong to the same records, and the code can read them.
-fn check_keep(serving: &Deployment, request: &DeployRequested) -> Result<(), Problem> {
+fn check_keep(
+    serving: &Deployment,
+    request: &DeployRequested,
+    merge: Option<Merge>,
+) -> Result<(), Problem> {
     let inputs = resolve_inputs(&request.manifest, &request.topics);
     let read = |inputs: &[Input]| {
         let read = inputs
@@ -461,7 +487,18 @@ fn check_keep(serving: &Deployment, request: &DeployRequested) -> Result<(), Pro
             ),
         ));
     }
-    if request.partitions != serving.partitions {
+    if merge != serving.merge {
+        return Err(Problem::new(
+            Code::InputsChanged,
+            format!(
+                "the states of '{}' were folded from records that were merged otherwise: the new code \
+                 routes them in another way (`route-schema`), or wants other `merge-partitions`; build the \
+                 states anew with `--state rebuild`",
+                serving.name
+            ),
+        ));
+    }
+    if merge.is_none() && request.partitions != serving.partitions {
         return Err(Problem::new(
             Code::InputsChanged,
             format!(

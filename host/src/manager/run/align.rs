@@ -8,14 +8,16 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::merge::{self, Wanted};
 use super::{Place, Running, Slot, ensure_journal};
-use crate::manager::deployments::{Decided, Generation, How, Origin};
+use crate::manager::deployments::{Decided, Deployment, Generation, How, Origin};
+use crate::manager::outputs;
 use crate::partition::{
-    self, CodeInUse, Control, MigrateFrom, PartitionHandle, PartitionSpec, Publishing, Role, Skips,
-    Stop,
+    self, CodeInUse, Control, MergedInputs, MigrateFrom, PartitionHandle, PartitionSpec,
+    Publishing, Role, Skips, Stop,
 };
 use crate::plugin::PluginCode;
-use crate::plugin::manifest::OnError;
+use crate::plugin::manifest::{Input, OnError};
 use crate::state::StoreId;
 use crate::types::{GenerationId, Partition};
 
@@ -33,6 +35,7 @@ impl Running {
         }
         let deployments = decided.generations().map(|it| it.deployment.id);
         self.loads.retain(&deployments.collect());
+        self.settle_merges(&decided);
         self.plugin.reseat(&decided);
         self.hand_over(&decided);
         self.report(&decided);
@@ -92,6 +95,10 @@ impl Running {
             code: code.clone(),
             renumbered: deployment.how == How::Kept,
         });
+        if !self.prepare(deployment).await {
+            return;
+        }
+        self.align_merge(decided, deployment, &code);
         let retiring = decided.retiring.as_ref().map(|it| it.generation.number());
         let is_retiring = retiring == Some(generation.number());
         let partitions: Vec<_> = self.assigned.iter().copied().collect();
@@ -104,7 +111,7 @@ impl Running {
                 code: code.clone(),
                 paused: decided.paused.is_some(),
                 frozen: is_retiring,
-                skips: Arc::new(skips(decided, generation, partition)),
+                skips: Arc::new(self.skips(decided, generation, partition)),
             };
             match self.slots.get(&place) {
                 Some(slot)
@@ -118,6 +125,94 @@ impl Running {
                 // Whoever comes first after the promotion opens the new generation only.
                 None if is_retiring => {}
                 None => self.open(generation, place, control).await,
+            }
+        }
+    }
+
+    /// Makes the topics that a deployment writes to. `false` = not yet.
+    async fn prepare(&mut self, deployment: &Deployment) -> bool {
+        if self.prepared.contains(&deployment.id) {
+            return true;
+        }
+        let unknown =
+            |input: &Input| deployment.merge.is_some() && !self.merges.knows(&input.topic);
+        let is_unknown = deployment.inputs.iter().any(unknown);
+        if is_unknown {
+            let decided = self.plugin.decided();
+            self.merges.look(&self.context, &decided).await;
+        }
+        match outputs::ensure_topics(&self.context, deployment).await {
+            Ok(()) => {
+                self.prepared.insert(deployment.id);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(plugin = %self.plugin.name(), "{error}; trying again");
+                self.plugin.failed(error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Copies the inputs that fall to the partitions that are ours, into the topic that a deployment folds.
+    fn align_merge(
+        &mut self,
+        decided: &Decided,
+        deployment: &Arc<Deployment>,
+        code: &Arc<CodeInUse>,
+    ) {
+        let Some(merge) = deployment.merge else {
+            return;
+        };
+        // Of several generations on one merge topic, the first says whose code routes: all route alike.
+        let mut generations = decided.generations();
+        let first = generations.find(|it| it.deployment.merge == Some(merge));
+        if first.is_none_or(|first| first.deployment.id != deployment.id) {
+            return;
+        }
+        let journal = self.journal.clone();
+        let wanted = Wanted {
+            plugin: self.plugin.name(),
+            merge,
+            deployment,
+            code,
+            decided,
+            journal: &journal,
+        };
+        let progress = self
+            .merges
+            .progress(&self.context, &journal, self.journal_partitions);
+        let mut merges = std::mem::take(&mut self.merges);
+        for partition in self.assigned.iter().filter(|it| it.0 < merge.partitions) {
+            let ports = |readers| self.ports(readers);
+            if let Err(error) = merges.align(&self.context, &wanted, *partition, ports) {
+                self.plugin.failed(error.to_string());
+            }
+        }
+        self.plugin.merges(progress);
+        self.merges = merges;
+    }
+
+    /// Tells partitions how their part of the merge stage is, and ends what is not copied here any more.
+    fn settle_merges(&mut self, decided: &Decided) {
+        let is_wanted = |number: u64| {
+            let mut generations = decided.generations();
+            generations.any(|it| {
+                it.deployment
+                    .merge
+                    .is_some_and(|merge| merge.number == number)
+            })
+        };
+        let assigned = &self.assigned;
+        self.merges
+            .retain(|number, owner| is_wanted(number) && assigned.contains(&owner));
+        for ((generation, partition), slot) in &self.slots {
+            let Some(generation) = decided.generation(*generation) else {
+                continue;
+            };
+            if let Some(merge) = generation.deployment.merge {
+                let merging = self.merges.of(merge.number, *partition);
+                slot.handle.note_merging(merging);
             }
         }
     }
@@ -184,7 +279,8 @@ impl Running {
         Ok(readers)
     }
 
-    fn spec(&self, generation: &Generation, partition: Partition) -> PartitionSpec {
+    fn spec(&mut self, generation: &Generation, partition: Partition) -> PartitionSpec {
+        let deployment = &generation.deployment;
         let store = |generation| StoreId {
             plugin: self.plugin.name().clone(),
             generation,
@@ -204,8 +300,19 @@ impl Running {
         PartitionSpec {
             store: store(generation.number()),
             origin,
-            input: generation.deployment.inputs[0].clone(),
-            merged: None,
+            input: deployment.folded(&self.context.cluster),
+            merged: deployment.merge.map(|_| MergedInputs {
+                topics: deployment
+                    .inputs
+                    .iter()
+                    .map(|it| it.topic.clone())
+                    .collect(),
+                progress: self.merges.progress(
+                    &self.context,
+                    &self.journal,
+                    self.journal_partitions,
+                ),
+            }),
             journal: self.journal.clone(),
             advertised_url: self.context.advertised_url.clone(),
             publishing: self.publishing(generation, partition),
@@ -216,15 +323,17 @@ impl Running {
     fn publishing(&self, generation: &Generation, partition: Partition) -> Option<Publishing> {
         let decided = self.plugin.decided();
         let deployment = &generation.deployment;
-        let output = deployment.manifest.output.as_ref();
+        let output = deployment.output.as_ref();
         let letters = deployment.manifest.on_error == OnError::DeadLetter;
         if output.is_none() && !letters {
             return None;
         }
         let (cluster, name) = (&self.context.cluster, self.plugin.name());
-        let role = match decided.serving.number() == generation.number() {
-            true => Role::Serving,
-            false => Role::Beside,
+        let is_serving = decided.serving.number() == generation.number();
+        let role = match (is_serving, deployment.emits_from_earliest) {
+            (true, _) => Role::Serving,
+            (false, true) => Role::BesideFromEarliest,
+            (false, false) => Role::Beside,
         };
         let id = cluster.transactional_id(name, partition);
         let transactional_id = match role {
@@ -240,6 +349,11 @@ impl Running {
             output: output.map(|output| output.topic.clone()),
             dead_letters: cluster.dead_letters_topic(name),
         })
+    }
+
+    fn skips(&self, decided: &Decided, generation: &Generation, partition: Partition) -> Skips {
+        let folded = generation.deployment.folded(&self.context.cluster);
+        merge::skips(decided, &folded.topic, partition)
     }
 
     /// Tells which partitions are answered from the generation that was promoted.
@@ -299,13 +413,4 @@ fn direct(handle: &PartitionHandle, control: Control) {
         }
         is_news
     });
-}
-
-fn skips(decided: &Decided, generation: &Generation, partition: Partition) -> Skips {
-    let topic = &generation.deployment.inputs[0].topic;
-    let here = decided
-        .skips
-        .iter()
-        .filter(|skip| skip.at.topic == *topic && skip.at.partition == partition);
-    here.map(|skip| (skip.at.offset, skip.topic_id)).collect()
 }

@@ -88,8 +88,6 @@ pub struct MergeStatus {
 pub struct MergeControl {
     /// Whose code routes.
     pub code: Arc<CodeInUse>,
-    /// It stands still, because somebody asked for it.
-    pub paused: bool,
     /// Records that are not copied.
     pub skips: Arc<Skips>,
 }
@@ -139,9 +137,8 @@ impl MergeHandle {
     /// Tells it something, if that is news.
     pub fn direct(&self, control: MergeControl) {
         self.0.control.send_if_modified(|now| {
-            let is_news = now.code.deployment != control.code.deployment
-                || now.paused != control.paused
-                || now.skips != control.skips;
+            let is_news =
+                now.code.deployment != control.code.deployment || now.skips != control.skips;
             if is_news {
                 *now = control;
             }
@@ -224,15 +221,21 @@ struct Merging {
     slot: Option<InstanceSlot>,
     source: CopySource,
     stamp: Stamp,
-    topic_id: Option<[u8; 16]>,
+    ids: Ids,
     /// First offset that is not copied.
     next: Offset,
     batch: RecordBatch,
-    paused: bool,
     skips: Arc<Skips>,
     retry_pause: Duration,
     /// When the last transaction began.
     written_at: Duration,
+}
+
+/// Identities of the topics that are read and written, where the log can tell.
+#[derive(Debug, Clone, Copy)]
+struct Ids {
+    input: Option<[u8; 16]>,
+    merge: Option<[u8; 16]>,
 }
 
 enum Event {
@@ -257,18 +260,24 @@ impl Merging {
         });
         let found = found.await?;
         let topic = ports.log.topic(&of.topic).await?;
+        let merge = ports.log.topic(&spec.merge_topic).await?;
+        let merge = merge.ok_or_else(|| LogError::UnknownTopic(spec.merge_topic.clone()))?;
         let mut blocked = None;
-        let (next, topic_id) = match (&found, &topic) {
-            (Some(found), None) => {
-                blocked = Some(missing(spec));
-                (found.next, found.topic_id)
-            }
-            (Some(found), Some(topic)) => {
-                let ids = found.topic_id.zip(topic.id);
-                if ids.is_some_and(|(then, now)| then != now) {
+        let differ = |then: Option<[u8; 16]>, now| then.zip(now).is_some_and(|(a, b)| a != b);
+        let (next, ids) = match (&found, &topic) {
+            (Some(found), topic) => {
+                let ids = Ids {
+                    input: found.topic_id,
+                    merge: found.merge_topic_id,
+                };
+                if differ(ids.merge, merge.id) {
+                    blocked = Some(merge_replaced(spec));
+                } else if topic.is_none() {
+                    blocked = Some(missing(spec));
+                } else if differ(ids.input, topic.as_ref().and_then(|topic| topic.id)) {
                     blocked = Some(replaced(spec));
                 }
-                (found.next, found.topic_id)
+                (found.next, ids)
             }
             (None, None) => return Err(LogError::UnknownTopic(of.topic)),
             (None, Some(topic)) => {
@@ -279,9 +288,13 @@ impl Merging {
                     Start::At(timestamp_ms) => ports.log.offset_at(&of, timestamp_ms).await?,
                 };
                 // Resolved once: a restart must not find another start.
-                let merged = merged_record(spec, topic.id, start, false);
+                let ids = Ids {
+                    input: topic.id,
+                    merge: merge.id,
+                };
+                let merged = merged_record(spec, ids, start, false);
                 writer.commit(vec![merged]).await?;
-                (start, topic.id)
+                (start, ids)
             }
         };
         let mut control = handle.0.control.subscribe();
@@ -301,10 +314,9 @@ impl Merging {
             reader: None,
             slot: None,
             control,
-            topic_id,
+            ids,
             next,
             batch: RecordBatch::new(),
-            paused: false,
             skips: Arc::default(),
             retry_pause: limits::RETRY_PAUSE_MIN,
             written_at: Duration::ZERO,
@@ -315,7 +327,7 @@ impl Merging {
             status.phase = Phase::Replaying;
             status.next = next;
             status.end = next;
-            status.topic_id = topic_id;
+            status.topic_id = ids.input;
             status.last_error = None;
         });
         if let Some(blocked) = blocked {
@@ -374,40 +386,33 @@ impl Merging {
 
     /// Whether nothing is copied for now.
     fn is_still(&self) -> bool {
-        self.paused || self.handle.0.status.read().phase == Phase::Blocked
+        self.handle.0.status.read().phase == Phase::Blocked
     }
 
     fn obey(&mut self) {
-        let MergeControl {
-            code,
-            paused,
-            skips,
-        } = self.control.borrow_and_update().clone();
+        let MergeControl { code, skips } = self.control.borrow_and_update().clone();
         let capabilities = code.code.inspection().capabilities;
         self.slot = capabilities
             .route
             .then(|| InstanceSlot::new(code.code.clone()));
         self.source.headers = code.manifest().headers;
         self.source.on_error = code.manifest().on_error;
-        let is_news = self.skips != skips || self.paused != paused;
-        (self.skips, self.paused) = (skips, paused);
-        let blocked = self.handle.status().blocked;
+        self.skips = skips;
+        let is_at_event = |blocked: &mut Blocked| blocked.is_about_event();
         // Other code, or a skip, may get it going; if not, it stops again.
-        if is_news || blocked.is_some_and(|it| it.is_about_event()) {
+        if self
+            .handle
+            .0
+            .status
+            .write()
+            .blocked
+            .take_if(is_at_event)
+            .is_some()
+        {
             self.batch.clear();
             self.reader = None;
-            self.handle.update(|status| {
-                let is_stuck = status
-                    .blocked
-                    .as_ref()
-                    .is_some_and(|it| !it.is_about_event());
-                status.phase = match (is_stuck, paused) {
-                    (true, _) => Phase::Blocked,
-                    (false, true) => Phase::Paused,
-                    (false, false) => Phase::Replaying,
-                };
-                status.blocked.take_if(|it| it.is_about_event());
-            });
+            self.handle.update(|status| status.phase = Phase::Replaying);
+            self.ports.changed.notify_one();
         }
     }
 
@@ -436,7 +441,7 @@ impl Merging {
     /// Copies what is in the batch, and what has to be set aside, in one transaction.
     async fn copy(&mut self) -> Result<(), LogError> {
         let last = self.batch.get(self.batch.len() - 1).offset;
-        let skipped = |record: Offset| self.skips.covers(record, self.topic_id);
+        let skipped = |record: Offset| self.skips.covers(record, self.ids.input);
         if self.batch.iter().any(|record| skipped(record.offset)) {
             let mut rest = RecordBatch::new();
             for record in self.batch.iter().filter(|it| !skipped(it.offset)) {
@@ -486,7 +491,7 @@ impl Merging {
                 records.push((spec.dead_letters.clone(), letter));
                 self.ports.metrics.rejected(&store, &aside.code);
             }
-            records.push(merged_record(spec, self.topic_id, next, !is_whole));
+            records.push(merged_record(spec, self.ids, next, !is_whole));
             self.keep_pace().await;
             self.writer.commit(records).await?;
             self.next = next;
@@ -553,14 +558,15 @@ impl Merging {
 
 fn merged_record(
     spec: &MergeSpec,
-    topic_id: Option<[u8; 16]>,
+    ids: Ids,
     next: Offset,
     stopped: bool,
 ) -> (TopicName, NewRecord) {
     let merged = journal::Merged {
         merge_topic: spec.merge_topic.clone(),
         of: spec.of(),
-        topic_id,
+        topic_id: ids.input,
+        merge_topic_id: ids.merge,
         next,
         stopped,
     };
@@ -595,6 +601,17 @@ fn replaced(spec: &MergeSpec) -> Blocked {
             "topic '{}' was deleted and created again, so what was merged of it are records that are gone; \
              deploy '{}' with `--state rebuild`",
             spec.input.topic, spec.plugin
+        ),
+    )
+}
+
+fn merge_replaced(spec: &MergeSpec) -> Blocked {
+    blocked(
+        "merge-topic-replaced",
+        format!(
+            "topic '{}' was deleted and created again, so what was merged before is gone; delete '{}' and \
+             deploy it again, which merges its inputs anew",
+            spec.merge_topic, spec.plugin
         ),
     )
 }

@@ -28,9 +28,7 @@ impl Worker {
             tracing::info!(partition = %self.handle.spec().store, paused, "told so");
         }
         let blocked_at = self
-            .handle
-            .status()
-            .blocked
+            .blocked()
             .filter(Blocked::is_about_event)
             .and_then(|blocked| blocked.at);
         if blocked_at.is_some_and(|at| self.skips.covers(at.offset, self.checkpoint.topic_id)) {
@@ -69,11 +67,16 @@ impl Worker {
             status.folds_from = folds_from;
         });
         self.ports.changed.notify_one();
-        let blocked = self.handle.status().blocked;
+        let blocked = self.blocked();
         if blocked.is_some_and(|blocked| blocked.is_about_event()) {
             self.unblock();
             self.settle();
         }
+    }
+
+    /// Why it is blocked itself, whatever its inputs are.
+    fn blocked(&self) -> Option<Blocked> {
+        self.handle.shared.status.read().blocked.clone()
     }
 
     /// Goes on from the event before which it stopped: reads from there again.

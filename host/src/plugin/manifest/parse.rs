@@ -24,6 +24,7 @@ const FIELDS: &[&str] = &[
     "inputs",
     "output",
     "state-schema",
+    "route-schema",
     "key",
     "commit-interval",
     "on-error",
@@ -66,6 +67,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             partitions: None,
             compact: false,
         });
+    let route_schema = fields.optional("route-schema", schema_id);
     let state_schema = fields.optional("state-schema", schema_id);
     let key = fields.choice("key", &["utf8", "bytes", "i32", "i64", "uuid"]);
     let commit_interval = fields.optional("commit-interval", commit_interval);
@@ -76,6 +78,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     match (name, version, faults.is_empty()) {
         (Some(name), Some(version), true) => Ok(Manifest {
             state_schema: state_schema.unwrap_or_else(|| format!("{name}/1")),
+            route_schema: route_schema.unwrap_or_else(|| format!("{name}/1")),
             name,
             version,
             inputs,
