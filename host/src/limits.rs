@@ -106,6 +106,24 @@ pub const PLUGIN_MEDIA_TYPE_BYTES_MAX: usize = 256;
 pub const PLUGIN_OPERATIONS_MAX: usize = 64;
 /// Largest schema of one operation, in bytes.
 pub const PLUGIN_SCHEMA_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes that the host takes back from one call, however much memory the plugin may have: a
+/// list may name the same bytes again and again.
+pub const PLUGIN_RETURNED_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Most records that one call may emit.
+pub const EMITTED_RECORDS_MAX: usize = 65_536;
+/// Most headers on all records that one call emits.
+pub const EMITTED_HEADERS_MAX: usize = 262_144;
+/// Most bytes of keys, values and headers that one call may emit.
+pub const EMITTED_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Longest name of a header that a plugin emits, in bytes.
+pub const EMITTED_HEADER_NAME_BYTES_MAX: usize = 1024;
+/// Most keys that one call may name for the records that it routes.
+pub const ROUTED_KEYS_MAX: usize = 65_536;
+/// Most bytes of the copies that one call of `route` asks for: each key that it names is a record of
+/// the merge topic, with value and headers.
+pub const ROUTED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Deepest message that the frame of a schema registry may name: `protoc` nests no deeper than 32.
+pub const FRAME_INDEXES_MAX: usize = 32;
 /// Machine code of plugins that is kept on disk; the longest unused goes first.
 pub const MACHINE_CODE_CACHE_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
@@ -114,6 +132,9 @@ pub const BUILD_OUTPUT_BYTES_MAX: usize = 64 * 1024;
 
 /// Commit interval of a view, unless the manifest says otherwise.
 pub const COMMIT_INTERVAL_DEFAULT: Duration = Duration::from_secs(2);
+/// Commit interval of a plugin that writes to the log, unless the manifest says otherwise: readers
+/// of its topic see a record once the transaction that holds it is committed.
+pub const COMMIT_INTERVAL_WRITER_DEFAULT: Duration = Duration::from_millis(200);
 /// Shortest commit interval that a manifest may ask for.
 pub const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longest commit interval that a manifest may ask for.
@@ -352,6 +373,19 @@ const _: () = {
     assert!(PLUGIN_MEMORY_BYTES_DEFAULT <= PLUGIN_MEMORY_BYTES_MAX);
     // A call copies a batch and its states in and out of the sandbox.
     assert!(2 * (BATCH_BYTES_MAX + BATCH_STATE_BYTES_MAX) < PLUGIN_MEMORY_BYTES_DEFAULT);
+    // Whatever an event alone may return comes back: a state and what it emits, or an answer.
+    assert!(STATE_BYTES_MAX + EMITTED_BYTES_MAX < PLUGIN_RETURNED_BYTES_MAX);
+    assert!(ANSWER_BYTES_MAX < PLUGIN_RETURNED_BYTES_MAX);
+    // So no emitted record is larger than a record may be at all, and one call's records are no more
+    // than a log's queue takes.
+    assert!(EMITTED_BYTES_MAX <= RECORD_BYTES_MAX);
+    assert!(EMITTED_BYTES_MAX <= EMBEDDED_QUEUE_BYTES_MAX);
+    assert!(EMITTED_BYTES_MAX <= KAFKA_WRITER_QUEUE_BYTES_MAX);
+    // The largest record there is can be routed.
+    assert!(RECORD_BYTES_MAX + KEY_BYTES_MAX <= ROUTED_BYTES_MAX);
+    assert!(BATCH_EVENTS_MAX <= EMITTED_RECORDS_MAX);
+    assert!(BATCH_EVENTS_MAX <= ROUTED_KEYS_MAX);
+    assert!(BATCH_BYTES_MAX <= ROUTED_BYTES_MAX);
     assert!(PLUGIN_FUEL_DEFAULT <= PLUGIN_FUEL_MAX);
     assert!(PLUGIN_FUEL_MIN <= PLUGIN_FUEL_DEFAULT);
     assert!(QUERY_ATTEMPT_FUEL < PLUGIN_FUEL_MIN);
@@ -359,7 +393,8 @@ const _: () = {
     assert!(PLUGIN_MEMORY_BYTES_MIN <= PLUGIN_MEMORY_BYTES_DEFAULT);
     assert!(PLUGIN_INPUTS_MAX <= u8::MAX as usize);
     assert!(PLUGIN_WATCHDOG_TICK.as_millis() < PLUGIN_CALL_MAX.as_millis());
-    assert!(COMMIT_INTERVAL_MIN.as_millis() < COMMIT_INTERVAL_DEFAULT.as_millis());
+    assert!(COMMIT_INTERVAL_MIN.as_millis() < COMMIT_INTERVAL_WRITER_DEFAULT.as_millis());
+    assert!(COMMIT_INTERVAL_WRITER_DEFAULT.as_millis() < COMMIT_INTERVAL_DEFAULT.as_millis());
     assert!(PAGE_ITEMS_DEFAULT <= PAGE_ITEMS_MAX);
     assert!(CLIENT_APPEND_RECORDS_MAX <= APPEND_RECORDS_MAX);
     assert!(CLIENT_APPEND_BYTES_MAX + RECORD_BYTES_MAX <= APPEND_BODY_BYTES_MAX);

@@ -13,11 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::encoding;
 use crate::limits;
-use crate::log::{Header, NewRecord, RecordRef};
+use crate::log::{HOST_HEADERS_PREFIX, Header, NewRecord, RecordRef};
 use crate::types::Partition;
-
-/// Headers of this kind are the host's.
-const OWN_HEADERS: &str = "foldhost-";
 
 /// A record that is to be appended.
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
@@ -185,9 +182,9 @@ fn timestamp(value: &Value) -> Result<i64, String> {
 fn headers(given: Map<String, Value>) -> Result<Vec<Header>, String> {
     let mut headers = Vec::with_capacity(given.len());
     for (name, value) in given {
-        if name.starts_with(OWN_HEADERS) {
+        if name.starts_with(HOST_HEADERS_PREFIX) {
             return Err(format!(
-                "header '{name}': names that begin with {OWN_HEADERS} are the host's"
+                "header '{name}': names that begin with {HOST_HEADERS_PREFIX} are the host's"
             ));
         }
         match value {

@@ -17,14 +17,19 @@ use crate::types::{Offset, Partition, TopicName, TopicPartition};
 
 mod batch;
 pub mod embedded;
+mod framing;
 pub mod kafka;
 mod partitioner;
 
 pub use batch::{HeaderRef, RecordBatch, RecordRef};
+pub use framing::{BadFrame, Framing, SCHEMA_ID_HEADER, Unframed};
 pub use partitioner::{Partitioner, murmur2};
 
 /// A header of a record; Kafka allows a value to be null.
 pub type Header = (String, Option<Bytes>);
+
+/// Headers whose names begin so are written by the host, and by nobody else.
+pub const HOST_HEADERS_PREFIX: &str = "foldhost-";
 
 /// A record that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
