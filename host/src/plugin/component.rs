@@ -1,9 +1,9 @@
 //! A component as bytes: what it is, what it wants, and how one is made from a module. Called by the
 //! engine before it compiles anything, and by `plugin build`, so that what builds also deploys.
 //!
-//! Invariant: a component that passes [`examine`] has a valid manifest, imports nothing but the log,
-//! speaks this host's ABI and exports a kind of plugin that this host runs. Every fault is reported,
-//! not only the first.
+//! Invariant: a component that passes [`examine`] has a valid manifest that fits it, imports nothing but
+//! the log, speaks this host's ABI and exports a kind of plugin that this host runs. Every fault is
+//! reported, not only the first.
 
 use wasmparser::{Encoding, Parser, Payload};
 
@@ -64,6 +64,7 @@ pub fn examine(bytes: &[u8]) -> Result<Examined, Vec<Fault>> {
     }
     if let Some(manifest) = &manifest {
         faults.extend(manifest.unsupported(capabilities));
+        faults.extend(manifest.contradictions(capabilities));
     }
     match (manifest, kind, faults.is_empty()) {
         (Some(manifest), Some(kind), true) => Ok(Examined {

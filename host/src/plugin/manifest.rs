@@ -11,10 +11,11 @@ use crate::limits;
 use crate::log::Partitioner;
 use crate::types::{KeyFormat, PluginName, TopicName};
 
-use super::{Capabilities, Fault, Kind};
-
+mod fit;
 mod parse;
 mod units;
+
+pub use crate::log::Framing;
 
 /// Name of the custom section that holds the manifest's TOML.
 pub const SECTION: &str = "foldhost:manifest";
@@ -38,7 +39,8 @@ pub struct Manifest {
     pub state_schema: String,
     /// How its keys are written in URLs and JSON.
     pub key: KeyFormat,
-    /// How often states are committed once it is live.
+    /// How often states are committed once it is live. Unless it says so, a plugin that writes to the
+    /// log commits more often than one that does not.
     pub commit_interval: Duration,
     /// What happens with an event that cannot be applied.
     pub on_error: OnError,
@@ -54,14 +56,15 @@ pub struct Manifest {
     pub limits: Limits,
 }
 
-/// The topic that a plugin owns.
+/// The topic that a plugin owns: `output = "name"`, or an `[output]` table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
     /// Its name.
     pub topic: TopicName,
     /// Partitions it is created with; `None` = as many as the states have.
     pub partitions: Option<u32>,
-    /// Whether only the newest record of each key stays in it.
+    /// Whether only the newest record of each key stays in it (`cleanup = "compact"`); else records
+    /// leave it as the log's own default says (`"delete"`).
     pub compact: bool,
 }
 
@@ -80,18 +83,6 @@ pub struct Input {
     pub partitioner: Partitioner,
     /// What lies around its values.
     pub framing: Framing,
-}
-
-/// What lies around the values of a topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Framing {
-    /// Nothing.
-    #[default]
-    None,
-    /// The frame of a schema registry: a magic byte, the schema's id and, for protobuf, the indexes of
-    /// the message.
-    Confluent,
 }
 
 /// Where a new generation begins to read.
@@ -159,41 +150,16 @@ impl Manifest {
         parse::manifest(text)
     }
 
-    /// What this manifest, and a component with these `capabilities`, ask for that this version of
-    /// the host does not do. Said honestly at deploy, instead of being ignored at run time.
+    /// Whether it writes to the log, in transactions: it owns a topic, or events that it cannot apply
+    /// go there.
     #[must_use]
-    pub fn unsupported(&self, capabilities: Capabilities) -> Vec<Fault> {
-        let mut asked = Vec::new();
-        match capabilities.kind() {
-            Some(Kind::Republisher) => asked.push("a republisher (the component exports react)"),
-            Some(Kind::CommandHandler) => {
-                asked.push("a command handler (the component exports decide)");
-            }
-            Some(Kind::View) | None => {}
-        }
-        if capabilities.route {
-            asked.push("keys from the plugin (the component exports route)");
-        }
-        if self.inputs.len() > 1 {
-            asked.push("more than one topic in inputs");
-        }
-        if self.output.is_some() {
-            asked.push("output (an owned topic)");
-        }
-        if self.on_error != OnError::Stop {
-            asked.push("an on-error other than \"stop\"");
-        }
-        asked
-            .into_iter()
-            .map(|what| Fault {
-                code: "unsupported",
-                detail: format!(
-                    "{what} is not supported by this version of foldhost ({})",
-                    env!("CARGO_PKG_VERSION")
-                ),
-            })
-            .collect()
+    pub fn writes_to_log(&self) -> bool {
+        writes_to_log(self.output.as_ref(), self.on_error)
     }
+}
+
+fn writes_to_log(output: Option<&Output>, on_error: OnError) -> bool {
+    output.is_some() || on_error != OnError::Stop
 }
 
 /// Bounds of a plugin's calls.

@@ -376,18 +376,28 @@ fn another_shape_of_a_known_interface_is_refused() {
 }
 
 #[test]
-fn a_kind_that_is_not_done_yet_is_refused_honestly() {
-    let with_route = format!("{ALL} export foldhost:plugin/route@0.1.0;");
-    // Its parameters have more than 16 parts, so they come behind a pointer.
-    let route = "(func (export \"foldhost:plugin/route@0.1.0#route\") (param i32) (result i32)
-        unreachable)";
-    let wat = GUEST.replacen("(func $panic", &format!("{route}\n(func $panic"), 1);
-    let refused = component::encode(&module(&wat, &with_route), MANIFEST).unwrap_err();
+fn what_is_not_done_yet_is_refused_honestly() {
+    let manifest = MANIFEST.replacen("[limits]", "on-error = \"park-key\"\n[limits]", 1);
+    let refused = component::encode(&module(GUEST, ALL), &manifest).unwrap_err();
     let EncodeError::Refused(faults) = refused else {
         panic!("{refused}")
     };
     assert_eq!(faults[0].code, "unsupported");
-    assert!(faults[0].detail.contains("route"), "{faults:?}");
+    assert!(faults[0].detail.contains("park-key"), "{faults:?}");
+}
+
+#[test]
+fn a_manifest_that_does_not_fit_its_component_is_refused() {
+    let manifest = MANIFEST.replacen("[limits]", "output = \"in\"\norigins = true\n[limits]", 1);
+    let refused = component::encode(&module(GUEST, ALL), &manifest).unwrap_err();
+    let EncodeError::Refused(faults) = refused else {
+        panic!("{refused}")
+    };
+    let found: Vec<_> = faults.iter().map(|fault| fault.code).collect();
+    assert_eq!(
+        found,
+        ["output-of-a-view", "output-is-input", "nothing-to-merge"]
+    );
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::log::Partitioner;
 use crate::types::{KeyFormat, PluginName, TopicName};
 
 use super::{
-    Framing, Input, Limits, Manifest, ManifestFault, OnError, OnGap, Output, Start, units,
+    Framing, Input, Limits, Manifest, ManifestFault, OnGap, Output, Start, units, writes_to_log,
 };
 
 const FIELDS: &[&str] = &[
@@ -23,16 +23,21 @@ const FIELDS: &[&str] = &[
     "version",
     "inputs",
     "output",
+    "merge-partitions",
     "state-schema",
     "route-schema",
     "key",
     "commit-interval",
     "on-error",
     "headers",
+    "record-keys",
+    "origins",
     "keep-generations",
     "limits",
 ];
-const INPUT_FIELDS: &[&str] = &["name", "topic", "start", "on-gap", "partitioner"];
+const INPUT_FIELDS: &[&str] = &["name", "topic", "start", "on-gap", "partitioner", "framing"];
+const FRAMINGS: &[&str] = &["none", "confluent", "confluent-avro", "confluent-json"];
+const OUTPUT_FIELDS: &[&str] = &["topic", "partitions", "cleanup"];
 const LIMITS_FIELDS: &[&str] = &["memory", "fuel-per-call", "state-size", "answer-size"];
 /// Edits between an unknown name and a known one, up to which the latter is suggested.
 const HINT_DISTANCE_MAX: usize = 3;
@@ -60,21 +65,25 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     let name = fields.required("name", "name = \"my-view\"", parse_with(PluginName::new));
     let version = fields.required("version", "version = \"1.0.0\"", version);
     let inputs = fields.inputs();
-    let output = fields
-        .optional("output", parse_with(TopicName::new))
-        .map(|topic| Output {
-            topic,
-            partitions: None,
-            compact: false,
-        });
+    let output = fields.output();
+    let merge_partitions = fields.optional("merge-partitions", partitions);
     let route_schema = fields.optional("route-schema", schema_id);
     let state_schema = fields.optional("state-schema", schema_id);
     let key = fields.choice("key", &["utf8", "bytes", "i32", "i64", "uuid"]);
     let commit_interval = fields.optional("commit-interval", commit_interval);
-    let on_error = fields.choice("on-error", &["stop", "dead-letter", "park-key"]);
+    let on_error = fields
+        .choice("on-error", &["stop", "dead-letter", "park-key"])
+        .unwrap_or_default();
     let headers = fields.optional("headers", boolean).unwrap_or(false);
+    let record_keys = fields.optional("record-keys", boolean).unwrap_or(false);
+    let origins = fields.optional("origins", boolean).unwrap_or(false);
     let keep_generations = fields.optional("keep-generations", keep_generations);
     let limits = fields.limits();
+    let commit_interval_default = if writes_to_log(output.as_ref(), on_error) {
+        limits::COMMIT_INTERVAL_WRITER_DEFAULT
+    } else {
+        limits::COMMIT_INTERVAL_DEFAULT
+    };
     match (name, version, faults.is_empty()) {
         (Some(name), Some(version), true) => Ok(Manifest {
             state_schema: state_schema.unwrap_or_else(|| format!("{name}/1")),
@@ -83,13 +92,13 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             version,
             inputs,
             output,
+            merge_partitions,
             key: key.unwrap_or(KeyFormat::Utf8),
-            commit_interval: commit_interval.unwrap_or(limits::COMMIT_INTERVAL_DEFAULT),
-            on_error: on_error.unwrap_or(OnError::Stop),
-            merge_partitions: None,
+            commit_interval: commit_interval.unwrap_or(commit_interval_default),
+            on_error,
             headers,
-            record_keys: false,
-            origins: false,
+            record_keys,
+            origins,
             keep_generations: keep_generations.unwrap_or(0),
             limits,
         }),
@@ -206,6 +215,41 @@ impl<'a> Fields<'a> {
         inputs
     }
 
+    fn output(&mut self) -> Option<Output> {
+        let table = match self.table.get("output")? {
+            Value::Table(table) => table,
+            value if value.is_str() => {
+                let topic = self.optional("output", parse_with(TopicName::new))?;
+                return Some(Output {
+                    topic,
+                    partitions: None,
+                    compact: false,
+                });
+            }
+            value => {
+                let problem = format!("it is {}", kind_of(value));
+                let remedy = "name a topic in quotes, or write an [output] table";
+                self.faults
+                    .push(fault(join(&self.path, "output"), problem, remedy));
+                return None;
+            }
+        };
+        let path = join(&self.path, "output");
+        let mut fields = Fields::new(table, &path, OUTPUT_FIELDS, self.faults);
+        let topic = fields.required(
+            "topic",
+            "topic = \"notifications\"",
+            parse_with(TopicName::new),
+        );
+        let partitions = fields.optional("partitions", partitions);
+        let compact = fields.optional("cleanup", compact).unwrap_or(false);
+        Some(Output {
+            topic: topic?,
+            partitions,
+            compact,
+        })
+    }
+
     fn limits(&mut self) -> Limits {
         let defaults = Limits::default();
         let table = match self.table.get("limits") {
@@ -283,6 +327,7 @@ fn input(item: &Value, path: &str, faults: &mut Faults) -> Option<Input> {
     let partitioner = fields
         .choice("partitioner", &["murmur2", "crc32"])
         .unwrap_or_default();
+    let framing = fields.choice("framing", FRAMINGS).unwrap_or_default();
     let topic = topic?;
     Some(Input {
         name: name.unwrap_or_else(|| topic.as_str().to_owned()),
@@ -290,7 +335,7 @@ fn input(item: &Value, path: &str, faults: &mut Faults) -> Option<Input> {
         start,
         on_gap,
         partitioner,
-        framing: Framing::default(),
+        framing,
     })
 }
 
@@ -422,6 +467,33 @@ fn fuel(value: &Value) -> Result<u64, Wrong> {
                 format!("write a whole number from {min} to {max}; 200_000_000 is about 0.1 s"),
             )
         })
+}
+
+/// How many partitions a topic has.
+fn partitions(value: &Value) -> Result<u32, Wrong> {
+    let max = limits::PARTITIONS_MAX;
+    value
+        .as_integer()
+        .and_then(|count| u32::try_from(count).ok())
+        .filter(|count| (1..=max).contains(count))
+        .ok_or_else(|| {
+            Wrong(
+                format!("{value} is no number of partitions"),
+                format!("write a whole number from 1 to {max}"),
+            )
+        })
+}
+
+/// Whether a topic keeps only the newest record of each key.
+fn compact(value: &Value) -> Result<bool, Wrong> {
+    match text(value)? {
+        "compact" => Ok(true),
+        "delete" => Ok(false),
+        other => Err(Wrong(
+            format!("'{other}' is not known"),
+            hint(other, &["delete", "compact"]),
+        )),
+    }
 }
 
 fn keep_generations(value: &Value) -> Result<u8, Wrong> {

@@ -1,6 +1,7 @@
 //! Manifests that are read, and every fault of those that are not.
 
 use super::*;
+use crate::plugin::Capabilities;
 
 const MINIMAL: &str = "name = \"latest\"\nversion = \"1.0.0\"\ninputs = [\"events\"]\n";
 
@@ -23,8 +24,14 @@ fn a_minimal_manifest_gets_its_defaults() {
     assert_eq!(manifest.key, KeyFormat::Utf8);
     assert_eq!(manifest.commit_interval, limits::COMMIT_INTERVAL_DEFAULT);
     assert_eq!(manifest.keep_generations, 0);
+    assert_eq!(manifest.inputs[0].framing, Framing::None);
+    assert_eq!(manifest.output, None);
+    assert_eq!(manifest.merge_partitions, None);
+    assert!(!manifest.record_keys && !manifest.origins);
     assert_eq!(manifest.limits, Limits::default());
     assert!(manifest.unsupported(view()).is_empty());
+    assert!(manifest.contradictions(view()).is_empty());
+    assert!(!manifest.merges(view()));
 }
 
 #[test]
@@ -33,13 +40,19 @@ fn every_field_is_read() {
         r#"
         name = "plane-tracker"
         version = "2.1.0-rc.1"
-        output = "notifications"
+        merge-partitions = 12
         state-schema = "position/1"
         key = "i64"
         commit-interval = "500ms"
         on-error = "park-key"
         headers = true
+        record-keys = true
+        origins = true
         keep-generations = 1
+        [output]
+        topic = "notifications"
+        partitions = 6
+        cleanup = "compact"
         [[inputs]]
         name = "flights"
         topic = "prod.flights"
@@ -49,6 +62,7 @@ fn every_field_is_read() {
         [[inputs]]
         topic = "planes"
         start = "latest"
+        framing = "confluent"
         [limits]
         memory = "128MiB"
         fuel-per-call = 300_000_000
@@ -65,7 +79,13 @@ fn every_field_is_read() {
     assert_eq!(manifest.key, KeyFormat::I64);
     assert_eq!(manifest.on_error, OnError::ParkKey);
     assert_eq!(manifest.commit_interval, Duration::from_millis(500));
-    assert!(manifest.headers);
+    assert!(manifest.headers && manifest.record_keys && manifest.origins);
+    assert_eq!(manifest.inputs[0].framing, Framing::None);
+    assert_eq!(manifest.inputs[1].framing, Framing::Confluent);
+    assert_eq!(manifest.merge_partitions, Some(12));
+    let output = manifest.output.unwrap();
+    assert_eq!(output.topic.as_str(), "notifications");
+    assert_eq!((output.partitions, output.compact), (Some(6), true));
     assert_eq!(manifest.keep_generations, 1);
     assert_eq!(manifest.limits.memory_bytes, 128 << 20);
     assert_eq!(manifest.limits.fuel_per_call, 300_000_000);
@@ -153,9 +173,121 @@ fn broken_toml_says_where() {
 }
 
 #[test]
+fn an_output_is_a_topic_or_a_table() {
+    let output = |text: &str| {
+        let manifest = Manifest::from_toml(&format!("{MINIMAL}{text}")).unwrap();
+        let output = manifest.output.unwrap();
+        assert_eq!(output.topic.as_str(), "told");
+        (output.partitions, output.compact)
+    };
+    assert_eq!(output("output = \"told\""), (None, false));
+    assert_eq!(output("[output]\ntopic = \"told\""), (None, false));
+    assert_eq!(
+        output("output = { topic = \"told\", partitions = 1024, cleanup = \"delete\" }"),
+        (Some(1024), false)
+    );
+    let refused = |text: &str, expected: &[&str]| {
+        assert_eq!(faults(&format!("{MINIMAL}{text}")), expected, "{text}");
+    };
+    refused(
+        "output = 7",
+        &["output: it is a whole number; name a topic in quotes, or write an [output] table"],
+    );
+    refused(
+        "[output]\npartitions = 0\ncleanup = \"compacted\"\nretention = 1",
+        &[
+            "output.retention: unknown field 'retention'; known are topic, partitions, cleanup",
+            "output.topic: the field is missing; add it, as in topic = \"notifications\"",
+            "output.partitions: 0 is no number of partitions; write a whole number from 1 to 1024",
+            "output.cleanup: 'compacted' is not known; did you mean 'compact'?",
+        ],
+    );
+    assert!(faults(&format!("{MINIMAL}output = \"a b\""))[0].starts_with("output: "));
+}
+
+#[test]
+fn a_merge_topic_has_a_number_of_partitions() {
+    for bad in ["0", "1025", "-1", "\"4\""] {
+        let found = faults(&format!("{MINIMAL}merge-partitions = {bad}"));
+        let expected = format!(
+            "merge-partitions: {bad} is no number of partitions; write a whole number from 1 to 1024"
+        );
+        assert_eq!(found, [expected]);
+    }
+    assert_eq!(
+        faults(&format!("{MINIMAL}record-keys = 1\norigins = \"yes\"")),
+        [
+            "record-keys: it is a whole number; write true or false",
+            "origins: it is a text; write true or false"
+        ]
+    );
+}
+
+#[test]
+fn a_framing_names_what_lies_inside_it() {
+    let with = |framing: &str| {
+        Manifest::from_toml(&format!(
+            "name = \"a\"\nversion = \"1\"\ninputs = [{{ topic = \"t\", framing = \"{framing}\" }}]"
+        ))
+    };
+    for (name, expected) in [
+        ("none", Framing::None),
+        ("confluent", Framing::Confluent),
+        ("confluent-avro", Framing::ConfluentAvro),
+        ("confluent-json", Framing::ConfluentJson),
+    ] {
+        assert_eq!(with(name).unwrap().inputs[0].framing, expected);
+    }
+    let found = with("confluent-protobuf").unwrap_err();
+    assert_eq!(
+        found[0].to_string(),
+        "inputs[0].framing: 'confluent-protobuf' is not known; known are none, confluent, \
+         confluent-avro, confluent-json"
+    );
+}
+
+#[test]
+fn what_writes_to_the_log_commits_more_often() {
+    let interval = |more: &str| {
+        let manifest = Manifest::from_toml(&format!("{MINIMAL}{more}")).unwrap();
+        (manifest.writes_to_log(), manifest.commit_interval)
+    };
+    let writer = (true, limits::COMMIT_INTERVAL_WRITER_DEFAULT);
+    assert_eq!(writer.1, Duration::from_millis(200));
+    assert_eq!(interval("output = \"told\""), writer);
+    assert_eq!(interval("on-error = \"dead-letter\""), writer);
+    assert_eq!(interval("on-error = \"park-key\""), writer);
+    assert_eq!(
+        interval("on-error = \"stop\""),
+        (false, limits::COMMIT_INTERVAL_DEFAULT)
+    );
+    assert_eq!(
+        interval("output = \"told\"\ncommit-interval = \"3s\""),
+        (true, Duration::from_secs(3))
+    );
+}
+
+#[test]
 fn what_is_not_done_yet_is_said() {
+    let manifest = Manifest::from_toml(&format!("{MINIMAL}on-error = \"park-key\"")).unwrap();
+    let handler = Capabilities {
+        decide: true,
+        ..Capabilities::default()
+    };
+    let said = manifest.unsupported(handler);
+    assert_eq!(said.len(), 2, "{said:#?}");
+    for fault in said {
+        assert_eq!(fault.code, "unsupported");
+        let detail = fault.detail;
+        assert!(detail.contains("not supported by this version"), "{detail}");
+    }
+}
+
+#[test]
+fn what_republishers_ask_for_is_done() {
     let manifest = Manifest::from_toml(
-        "name = \"a\"\nversion = \"1\"\ninputs = [\"x\", \"y\"]\non-error = \"dead-letter\"\noutput = \"o\"",
+        "name = \"a\"\nversion = \"1\"\ninputs = [\"x\", \"y\"]\non-error = \"dead-letter\"\n\
+         output = \"o\"\nmerge-partitions = 3\nrecord-keys = true\norigins = true",
     )
     .unwrap();
     let all = Capabilities {
@@ -163,16 +295,61 @@ fn what_is_not_done_yet_is_said() {
         route: true,
         ..Capabilities::default()
     };
-    let said: Vec<_> = manifest
-        .unsupported(all)
-        .into_iter()
-        .map(|fault| fault.detail)
-        .collect();
-    assert_eq!(said.len(), 5, "{said:#?}");
-    assert!(
-        said.iter()
-            .all(|detail| detail.contains("not supported by this version"))
-    );
+    assert!(manifest.unsupported(all).is_empty());
+    assert!(manifest.contradictions(all).is_empty());
+}
+
+/// Codes and sentences of what contradicts itself.
+fn contradictions(more: &str, of: Capabilities) -> Vec<(&'static str, String)> {
+    let manifest = Manifest::from_toml(&format!("{MINIMAL}{more}")).unwrap();
+    let faults = manifest.contradictions(of);
+    faults.into_iter().map(|it| (it.code, it.detail)).collect()
+}
+
+#[test]
+fn an_output_belongs_to_a_republisher_and_is_no_input() {
+    let republisher = Capabilities {
+        react: true,
+        ..Capabilities::default()
+    };
+    assert!(contradictions("output = \"told\"", republisher).is_empty());
+    let found = contradictions("", republisher);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "no-output");
+    assert!(found[0].1.contains("write output ="), "{found:?}");
+    let found = contradictions("output = \"told\"", view());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "output-of-a-view");
+    assert!(found[0].1.contains("the output told"), "{found:?}");
+    let found = contradictions("output = \"events\"", republisher);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, "output-is-input");
+    assert!(found[0].1.contains("events is an input"), "{found:?}");
+}
+
+#[test]
+fn what_is_about_merging_needs_something_to_merge() {
+    let fields = "merge-partitions = 4\nrecord-keys = true\norigins = true";
+    let found = contradictions(fields, view());
+    assert_eq!(found.len(), 3, "{found:?}");
+    for ((code, detail), field) in found
+        .iter()
+        .zip(["merge-partitions", "record-keys", "origins"])
+    {
+        assert_eq!(*code, "nothing-to-merge");
+        assert!(detail.starts_with(field), "{detail}");
+        assert!(detail.contains("exports no route"), "{detail}");
+    }
+    assert!(contradictions("record-keys = false\norigins = false", view()).is_empty());
+    let routed = Capabilities {
+        route: true,
+        ..view()
+    };
+    assert!(contradictions(fields, routed).is_empty());
+    let two = MINIMAL.replace("\"events\"", "\"events\", \"more\"");
+    let manifest = Manifest::from_toml(&format!("{two}{fields}")).unwrap();
+    assert!(manifest.merges(view()));
+    assert!(manifest.contradictions(view()).is_empty());
 }
 
 fn view() -> Capabilities {
