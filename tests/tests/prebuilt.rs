@@ -22,8 +22,10 @@ const PLUGINS: [&str; 5] = [
 ];
 /// Those that the demo does not deploy itself.
 const COUNTERS: [&str; 2] = ["counter", "migrating-counter"];
-const MISBEHAVING: [&str; 9] = [
+const MISBEHAVING: [&str; 11] = [
     "broken-columns",
+    "broken-records",
+    "broken-routes",
     "grows-on-event",
     "hidden-state",
     "loops-in-answer",
@@ -71,9 +73,11 @@ fn built_and_shipped(copy: &Path, folder: &str, name: &str) -> Result<Vec<u8>> {
     );
     let exports = wasm::exports(&shipped)?;
     ensure!(
-        exports
-            .iter()
-            .any(|export| export.starts_with("foldhost:plugin/fold")),
+        exports.iter().any(|export| {
+            ["fold", "react"]
+                .iter()
+                .any(|step| export.starts_with(&format!("foldhost:plugin/{step}")))
+        }),
         "{exports:?}"
     );
     Ok(built)

@@ -93,6 +93,20 @@ impl Signature for FoldFn {
     type Result = Folded;
 }
 
+/// `react.react`.
+pub(super) struct ReactFn;
+impl Signature for ReactFn {
+    type Parameters<'a> = (States<'a>, Events<'a>);
+    type Result = (Folded, Emitted);
+}
+
+/// `route.route`.
+pub(super) struct RouteFn;
+impl Signature for RouteFn {
+    type Parameters<'a> = (Records<'a>,);
+    type Result = Routes;
+}
+
 /// `query.answer`.
 pub(super) struct AnswerFn;
 impl Signature for AnswerFn {
@@ -179,6 +193,25 @@ pub(super) struct Events<'a> {
     pub(super) headers: Option<Headers<'a>>,
 }
 
+/// `route.records`.
+#[derive(Debug, Clone, Copy, ComponentType, Lower)]
+#[component(record)]
+pub(super) struct Records<'a> {
+    pub(super) inputs: &'a [u8],
+    pub(super) keys: OptionalColumn<'a>,
+    pub(super) values: OptionalColumn<'a>,
+    pub(super) timestamps: &'a [i64],
+    pub(super) headers: Option<Headers<'a>>,
+}
+
+/// `types.bytes-column` on the way out.
+#[derive(Debug, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct ReturnedBytes {
+    pub(super) data: Vec<u8>,
+    pub(super) ends: Vec<u32>,
+}
+
 /// `types.optional-column` on the way out.
 #[derive(Debug, ComponentType, Lift)]
 #[component(record)]
@@ -202,6 +235,35 @@ pub(super) struct Rejection {
 #[component(record)]
 pub(super) struct Folded {
     pub(super) values: ReturnedColumn,
+    pub(super) rejected: Vec<Rejection>,
+}
+
+/// `types.headers` on the way out.
+#[derive(Debug, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct ReturnedHeaders {
+    pub(super) counts: Vec<u32>,
+    pub(super) names: ReturnedBytes,
+    pub(super) values: ReturnedColumn,
+}
+
+/// `types.emitted`.
+#[derive(Debug, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct Emitted {
+    pub(super) causes: Vec<u32>,
+    pub(super) keys: ReturnedBytes,
+    pub(super) values: ReturnedColumn,
+    pub(super) timestamps: Option<Vec<i64>>,
+    pub(super) headers: Option<ReturnedHeaders>,
+}
+
+/// `route.routes`.
+#[derive(Debug, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct Routes {
+    pub(super) causes: Vec<u32>,
+    pub(super) keys: ReturnedBytes,
     pub(super) rejected: Vec<Rejection>,
 }
 

@@ -9,14 +9,18 @@ use std::sync::Arc;
 use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{Store, Trap};
 
-use super::bindings::{AnswerFn, Bound, ConfigureFn, DescribeFn, Export, FoldFn, MigrateFn};
+use super::bindings::{
+    AnswerFn, Bound, ConfigureFn, DescribeFn, Export, FoldFn, MigrateFn, ReactFn, RouteFn,
+    Signature,
+};
 use super::component::Examined;
 use super::engine::watchdog;
 use super::limits::InstanceLimiter;
 use super::manifest::Limits;
 use super::{
-    BytesColumn, CallError, Description, Fault, FoldInput, Folded, Inspection, OptionalColumn,
-    Parameters, Payload, PluginCode, PluginInstance, QueryError, Question, RouteInput, Routes,
+    BytesColumn, CallError, Description, Emitted, Fault, FoldInput, Folded, Inspection,
+    OptionalColumn, Parameters, Payload, PluginCode, PluginInstance, QueryError, Question,
+    RouteInput, Routes,
 };
 use crate::clock::Clock;
 use crate::limits;
@@ -49,6 +53,8 @@ pub struct WasmCode {
 /// Where a component's exports are; what it lacks is none.
 struct Exports {
     fold: Option<Export>,
+    react: Option<Export>,
+    route: Option<Export>,
     answer: Option<Export>,
     migrate: Option<Export>,
     configure: Option<Export>,
@@ -111,9 +117,10 @@ impl WasmCode {
         };
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.limiter);
-        // A plugin has no use for handles; and it returns no more than fits its memory.
+        // A plugin has no use for handles. What fits its memory it may return, up to what the host
+        // takes: lists may overlap, and memory may be a gigabyte.
         store.set_max_component_handles(0);
-        store.set_hostcall_fuel(limits.memory_bytes);
+        store.set_hostcall_fuel(limits.memory_bytes.min(limits::PLUGIN_RETURNED_BYTES_MAX));
         let mut call = Call {
             store,
             limits,
@@ -186,25 +193,28 @@ impl WasmCode {
         }
         call.fuel_used = 0;
         let store = &mut call.store;
-        let fold = self
-            .exports
-            .fold
-            .map(|fold| fold.bind(&mut *store, &instance));
-        let answer = self
-            .exports
-            .answer
-            .map(|answer| answer.bind(&mut *store, &instance));
-        let migrate = self
-            .exports
-            .migrate
-            .map(|migrate| migrate.bind(&mut *store, &instance));
+        let exports = &self.exports;
         Ok(WasmInstance {
-            fold: fold.transpose().map_err(StartError::Shape)?,
-            answer: answer.transpose().map_err(StartError::Shape)?,
-            migrate: migrate.transpose().map_err(StartError::Shape)?,
+            fold: bound(exports.fold, store, &instance)?,
+            react: bound(exports.react, store, &instance)?,
+            route: bound(exports.route, store, &instance)?,
+            answer: bound(exports.answer, store, &instance)?,
+            migrate: bound(exports.migrate, store, &instance)?,
             call,
         })
     }
+}
+
+/// Takes an export of an instance, if there is one.
+fn bound<S: Signature>(
+    export: Option<Export>,
+    store: &mut Store<HostState>,
+    instance: &Instance,
+) -> Result<Option<Bound<S>>, StartError> {
+    export
+        .map(|export| export.bind(store, instance))
+        .transpose()
+        .map_err(StartError::Shape)
 }
 
 impl PluginCode for WasmCode {
@@ -234,6 +244,8 @@ impl Exports {
         };
         Ok(Self {
             fold: find(has.fold, "fold", "fold")?,
+            react: find(has.react, "react", "react")?,
+            route: find(has.route, "route", "route")?,
             answer: find(has.query, "query", "answer")?,
             migrate: find(has.migrate, "migrate", "migrate")?,
             configure: find(has.configure, "configure", "configure")?,
@@ -265,6 +277,10 @@ fn does_not_start(error: &CallError) -> Fault {
         code: "does-not-start",
         detail: format!("the component cannot be started: {error}; look at limits in plugin.toml"),
     }
+}
+
+fn missing(export: &str) -> CallError {
+    CallError::BadColumns(format!("the plugin does not export {export}"))
 }
 
 /// A store, and the frame around every call into it.
@@ -323,6 +339,8 @@ impl Call {
 pub struct WasmInstance {
     call: Call,
     fold: Option<Bound<FoldFn>>,
+    react: Option<Bound<ReactFn>>,
+    route: Option<Bound<RouteFn>>,
     answer: Option<Bound<AnswerFn>>,
     migrate: Option<Bound<MigrateFn>>,
 }
@@ -337,28 +355,31 @@ impl std::fmt::Debug for WasmInstance {
 
 impl PluginInstance for WasmInstance {
     fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError> {
-        let Some(fold) = &self.fold else {
-            return Err(CallError::BadColumns(
-                "the plugin does not export fold".to_owned(),
-            ));
+        let columns = convert::fold_input(input);
+        let (folded, emitted) = if let Some(react) = &self.react {
+            let (folded, emitted) = self.call.run(|store| react.call(store, columns))?;
+            (folded, convert::emitted(emitted))
+        } else if let Some(fold) = &self.fold {
+            let folded = self.call.run(|store| fold.call(store, columns))?;
+            (folded, Emitted::default())
+        } else {
+            return Err(missing("fold or react"));
         };
-        let folded = self
-            .call
-            .run(|store| fold.call(store, convert::fold_input(input)))?;
         let (states, rejected) = convert::folded(folded);
-        check::folded(
-            states,
-            rejected,
-            input.keys.len(),
-            input.events(),
-            &self.call.limits,
-        )
+        let (keys, events) = (input.keys.len(), input.events());
+        let folded = check::folded(states, rejected, keys, events, &self.call.limits)?;
+        let emitted = check::emitted(emitted, &folded.rejected, events)?;
+        Ok(Folded { emitted, ..folded })
     }
 
-    fn route(&mut self, _records: &RouteInput) -> Result<Routes, CallError> {
-        Err(CallError::BadColumns(
-            "the plugin does not export route".to_owned(),
-        ))
+    fn route(&mut self, records: &RouteInput) -> Result<Routes, CallError> {
+        let Some(route) = &self.route else {
+            return Err(missing("route"));
+        };
+        let routes = self
+            .call
+            .run(|store| route.call(store, (convert::route_input(records),)))?;
+        check::routes(convert::routes(routes), records)
     }
 
     fn answer(

@@ -296,6 +296,29 @@ pub struct RouteInput {
     pub headers: Option<HeadersColumn>,
 }
 
+impl RouteInput {
+    /// How many records.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.inputs.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
+    /// Empties all columns and keeps their memory.
+    pub fn clear(&mut self) {
+        self.inputs.clear();
+        self.keys.clear();
+        self.values.clear();
+        self.timestamps_ms.clear();
+        self.headers = None;
+    }
+}
+
 /// The keys of records: output of one `route`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
@@ -533,7 +556,8 @@ pub struct Inspection {
 pub struct Fault {
     /// Stable code, as in a problem document: `not-wasm`, `not-a-component`, `no-manifest`,
     /// `bad-manifest`, `forbidden-import`, `wrong-abi`, `no-kind`, `too-large`, `bad-parameters`,
-    /// `bad-description`, `does-not-start`, `unsupported`.
+    /// `bad-description`, `does-not-start`, `unsupported`, `no-output`, `output-of-a-view`,
+    /// `output-is-input`, `nothing-to-merge`.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub detail: String,
@@ -584,7 +608,8 @@ pub trait PluginInstance: Send + fmt::Debug {
     fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError>;
 
     /// Names the keys of records, or rejects them. The answer is checked as that of `fold`; keys are
-    /// within [`crate::limits::KEY_BYTES_MAX`].
+    /// within [`crate::limits::KEY_BYTES_MAX`], and the copies that it asks for within
+    /// [`crate::limits::ROUTED_BYTES_MAX`] together.
     ///
     /// # Errors
     /// Any [`CallError`].

@@ -13,6 +13,8 @@ use crate::plugin::{
     QueryError, Question,
 };
 
+mod republishers;
+
 const MANIFEST: &str = "name = \"guest\"\nversion = \"1\"\ninputs = [\"in\"]\n\
                         [limits]\nmemory = \"4MiB\"\nfuel-per-call = 20_000_000\n";
 const GUEST: &str = include_str!("tests/guest.wat");

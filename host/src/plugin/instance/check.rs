@@ -11,7 +11,22 @@ use crate::plugin::{
     Rejection,
 };
 
-/// Checks what `fold` returned for `keys` keys and `events` events.
+mod columns;
+mod emitted;
+mod routes;
+
+use columns::About;
+
+pub(super) use emitted::emitted;
+pub(super) use routes::routes;
+
+/// The states of the keys of a batch.
+const STATES: About = About {
+    what: "state",
+    of: "key",
+};
+
+/// Checks the states and rejections that `fold` or `react` returned for `keys` keys and `events` events.
 pub(super) fn folded(
     states: OptionalColumn,
     rejected: Vec<Rejection>,
@@ -19,9 +34,11 @@ pub(super) fn folded(
     events: usize,
     limits: &Limits,
 ) -> Result<Folded, CallError> {
-    column(&states, keys).map_err(CallError::BadColumns)?;
+    STATES
+        .optional(&states, keys, Mark::Unchanged)
+        .map_err(CallError::BadColumns)?;
     sizes(&states.items, limits.state_bytes)?;
-    let rejected = rejections(rejected, events).map_err(CallError::BadColumns)?;
+    let rejected = rejections(rejected, events, "event").map_err(CallError::BadColumns)?;
     Ok(Folded {
         states,
         rejected,
@@ -35,49 +52,12 @@ pub(super) fn migrated(
     keys: usize,
     limits: &Limits,
 ) -> Result<OptionalColumn, CallError> {
-    column(&states, keys).map_err(CallError::BadColumns)?;
-    let unchanged = |&mark: &u8| mark == Mark::Unchanged as u8;
-    if let Some(index) = states.marks.iter().position(unchanged) {
-        return Err(CallError::BadColumns(format!(
-            "the mark of state {index} is {}; migrate may say 0 and 1 only",
-            Mark::Unchanged as u8
-        )));
-    }
+    // Bytes of two schemas have nothing in common, so none is unchanged.
+    STATES
+        .optional(&states, keys, Mark::Present)
+        .map_err(CallError::BadColumns)?;
     sizes(&states.items, limits.state_bytes)?;
     Ok(states)
-}
-
-/// Lengths, ends and marks of a column that should have `items` items.
-fn column(column: &OptionalColumn, items: usize) -> Result<(), String> {
-    let (ends, marks) = (&column.items.ends, &column.marks);
-    if ends.len() != items || marks.len() != items {
-        let (ends, marks) = (ends.len(), marks.len());
-        return Err(format!(
-            "{items} keys, but {ends} ends and {marks} marks of states"
-        ));
-    }
-    let mut from = 0;
-    for (index, (&end, &mark)) in ends.iter().zip(marks).enumerate() {
-        if end < from {
-            return Err(format!(
-                "the end of state {index} ({end}) lies before its begin ({from})"
-            ));
-        }
-        if mark > Mark::Unchanged as u8 {
-            return Err(format!(
-                "the mark of state {index} is {mark}; 0, 1 and 2 are known"
-            ));
-        }
-        if mark != Mark::Present as u8 && end != from {
-            return Err(format!("state {index} is marked {mark}, but it has bytes"));
-        }
-        from = end;
-    }
-    if from as usize != column.items.data.len() {
-        let bytes = column.items.data.len();
-        return Err(format!("the last state ends at {from} of {bytes} bytes"));
-    }
-    Ok(())
 }
 
 fn sizes(states: &BytesColumn, bytes_max: usize) -> Result<(), CallError> {
@@ -97,16 +77,21 @@ fn sizes(states: &BytesColumn, bytes_max: usize) -> Result<(), CallError> {
     Ok(())
 }
 
-fn rejections(mut rejected: Vec<Rejection>, events: usize) -> Result<Vec<Rejection>, String> {
+/// Rejections of `items` things, each of which is `what`.
+fn rejections(
+    mut rejected: Vec<Rejection>,
+    items: usize,
+    what: &str,
+) -> Result<Vec<Rejection>, String> {
     let mut least = 0;
     for rejection in &mut rejected {
         let index = rejection.index;
-        if index as usize >= events {
-            return Err(format!("event {index} is rejected, but there are {events}"));
+        if index as usize >= items {
+            return Err(format!("{what} {index} is rejected, but there are {items}"));
         }
         if index < least {
             return Err(format!(
-                "rejected events are not in order: {index} comes late or twice"
+                "rejected {what}s are not in order: {index} comes late or twice"
             ));
         }
         least = index + 1;

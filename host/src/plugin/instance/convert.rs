@@ -5,11 +5,11 @@
 
 use crate::plugin::bindings as abi;
 use crate::plugin::{
-    BytesColumn, Description, FoldInput, HeadersColumn, Operation, OptionalColumn, Payload,
-    QueryError, Question, Rejection,
+    BytesColumn, Description, Emitted, FoldInput, HeadersColumn, Operation, OptionalColumn,
+    OriginsColumn, Payload, QueryError, Question, Rejection, RouteInput, Routes,
 };
 
-/// Parameters of `fold`.
+/// Parameters of `fold` and `react`.
 pub(super) fn fold_input(input: &FoldInput) -> (abi::States<'_>, abi::Events<'_>) {
     let states = key_states(&input.keys, &input.states);
     let events = abi::Events {
@@ -19,11 +19,22 @@ pub(super) fn fold_input(input: &FoldInput) -> (abi::States<'_>, abi::Events<'_>
         inputs: &input.inputs,
         timestamps: &input.timestamps_ms,
         offsets: Some(&input.offsets),
-        record_keys: None,
-        origins: None,
+        record_keys: input.record_keys.as_ref().map(optional),
+        origins: input.origins.as_ref().map(origins),
         headers: input.headers.as_ref().map(headers),
     };
     (states, events)
+}
+
+/// Parameter of `route`.
+pub(super) fn route_input(input: &RouteInput) -> abi::Records<'_> {
+    abi::Records {
+        inputs: &input.inputs,
+        keys: optional(&input.keys),
+        values: optional(&input.values),
+        timestamps: &input.timestamps_ms,
+        headers: input.headers.as_ref().map(headers),
+    }
 }
 
 /// Keys with their states.
@@ -58,10 +69,44 @@ fn headers(column: &HeadersColumn) -> abi::Headers<'_> {
     }
 }
 
+fn origins(column: &OriginsColumn) -> abi::Origins<'_> {
+    abi::Origins {
+        partitions: &column.partitions,
+        offsets: &column.offsets,
+    }
+}
+
 /// Result of `fold`, unchecked.
 pub(super) fn folded(folded: abi::Folded) -> (OptionalColumn, Vec<Rejection>) {
-    let rejected = folded
-        .rejected
+    (column(folded.values), rejections(folded.rejected))
+}
+
+/// What `react` emitted, unchecked.
+pub(super) fn emitted(emitted: abi::Emitted) -> Emitted {
+    Emitted {
+        causes: emitted.causes,
+        keys: returned_bytes(emitted.keys),
+        values: column(emitted.values),
+        timestamps_ms: emitted.timestamps,
+        headers: emitted.headers.map(|headers| HeadersColumn {
+            counts: headers.counts,
+            names: returned_bytes(headers.names),
+            values: column(headers.values),
+        }),
+    }
+}
+
+/// Result of `route`, unchecked.
+pub(super) fn routes(routes: abi::Routes) -> Routes {
+    Routes {
+        causes: routes.causes,
+        keys: returned_bytes(routes.keys),
+        rejected: rejections(routes.rejected),
+    }
+}
+
+fn rejections(rejected: Vec<abi::Rejection>) -> Vec<Rejection> {
+    rejected
         .into_iter()
         .map(
             |abi::Rejection {
@@ -74,8 +119,12 @@ pub(super) fn folded(folded: abi::Folded) -> (OptionalColumn, Vec<Rejection>) {
                 reason,
             },
         )
-        .collect();
-    (column(folded.values), rejected)
+        .collect()
+}
+
+fn returned_bytes(column: abi::ReturnedBytes) -> BytesColumn {
+    let abi::ReturnedBytes { data, ends } = column;
+    BytesColumn { data, ends }
 }
 
 /// States that came back, unchecked.
