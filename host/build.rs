@@ -15,6 +15,7 @@ fn main() -> Result<(), Failure> {
 fn compile_protos(root: &Path) -> Result<(), Failure> {
     let own = root.join("proto");
     let flights = root.join("../plugins/flight-events");
+    let fleet = root.join("../plugins/fleet-events");
     let files = [
         own.join("deployments.proto"),
         own.join("journal.proto"),
@@ -22,12 +23,13 @@ fn compile_protos(root: &Path) -> Result<(), Failure> {
         own.join("state.proto"),
         own.join("demo.proto"),
         flights.join("flight.proto"),
+        fleet.join("fleet.proto"),
     ];
     let files: Vec<_> = files.into_iter().filter(|file| file.exists()).collect();
-    for folder in [&own, &flights] {
+    for folder in [&own, &flights, &fleet] {
         println!("cargo::rerun-if-changed={}", folder.display());
     }
-    let descriptors = protox::compile(&files, [&own, &flights])?;
+    let descriptors = protox::compile(&files, [&own, &flights, &fleet])?;
     prost_build::Config::new()
         .bytes(["."])
         .compile_fds(descriptors)?;

@@ -1,10 +1,13 @@
-//! Flights as records of the topic `flights`: protobuf, as `plugins/flight-events/flight.proto` says.
+//! Flights as records of the topic `flights`: protobuf, as `plugins/flight-events/flight.proto` says. Loaded by
+//! `demo`.
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::flights::{Event, Flight};
+use super::flights::{Event, Flight, Flights};
+use super::loader::{Source, Topics};
 use crate::log::NewRecord;
+use crate::types::TopicName;
 
 mod wire {
     //! Generated from `plugins/flight-events/flight.proto`.
@@ -14,11 +17,36 @@ mod wire {
 
 use wire::{FlightDeparted, FlightEvent, FlightLanded, flight_event};
 
+impl Source for Flights {
+    const WHAT: &'static str = "events";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn progress_key(&self) -> String {
+        self.digest.to_string()
+    }
+
+    fn record_count(&self) -> usize {
+        self.event_count()
+    }
+
+    fn records_from(
+        &self,
+        index: usize,
+        topics: &Topics,
+    ) -> impl Iterator<Item = (TopicName, NewRecord)> {
+        let events = self.events_from(index);
+        events.map(|(event, flight)| (topics.flights.clone(), record(event, flight)))
+    }
+}
+
 /// An event as a record.
 ///
 /// The record's timestamp is left to the log: the time of the flight is in the event, and a log that
 /// removes old records would remove flights of 2013 at once.
-pub(super) fn record(event: Event, flight: &Flight) -> NewRecord {
+fn record(event: Event, flight: &Flight) -> NewRecord {
     let message = if event.is_landing {
         landed(flight)
     } else {

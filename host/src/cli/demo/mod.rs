@@ -14,9 +14,11 @@ use crate::limits;
 use crate::log::LogError;
 use crate::node::Node;
 use crate::partition::Phase;
+use crate::types::TopicPartition;
 
 mod bundled;
 mod events;
+mod fleet;
 mod flights;
 mod loader;
 mod samples;
@@ -24,8 +26,9 @@ mod setup;
 
 use super::progress::Progress;
 use bundled::Bundled;
+use fleet::FleetFeed;
 use flights::Flights;
-use loader::{LoadError, Loader, Topics};
+use loader::{LoadError, Loader, Source, Topics};
 use samples::Subject;
 
 /// Data folder of a demo that is not told another one.
@@ -100,11 +103,8 @@ impl Demo {
         setup::topics(&*log, node.clock(), &self.topics, self.settings).await?;
         setup::plugins(node.manager(), node.clock(), plugins).await?;
         let started = node.clock().elapsed();
-        let mut loader = self.open(node).await?;
-        let before = loader.written();
-        self.load(&mut loader).await?;
-        let took = node.clock().elapsed() - started;
-        output::note(&loaded(before, loader.written(), took));
+        let loader = self.load(node, &self.flights).await?;
+        self.load(node, &FleetFeed::of(&self.flights)).await?;
         self.fold(node, &loader).await?;
         let took = node.clock().elapsed() - started;
         output::note(&format!(
@@ -114,20 +114,38 @@ impl Demo {
         self.show(node).await
     }
 
-    /// Opens the loader, once the log answers.
-    async fn open(&self, node: &Node) -> anyhow::Result<Loader<'_>> {
+    /// Loads what is not in the log yet, and tells.
+    async fn load<'a, S: Source>(
+        &self,
+        node: &Node,
+        source: &'a S,
+    ) -> anyhow::Result<Loader<'a, S>> {
+        let started = node.clock().elapsed();
+        let mut loader = self.open(node, source).await?;
+        let before = loader.written();
+        Self::write(&mut loader, source.record_count()).await?;
+        let took = node.clock().elapsed() - started;
+        output::note(&loaded(S::WHAT, before, loader.written(), took));
+        Ok(loader)
+    }
+
+    /// Opens a loader, once the log answers.
+    async fn open<'a, S: Source>(
+        &self,
+        node: &Node,
+        source: &'a S,
+    ) -> anyhow::Result<Loader<'a, S>> {
         let mut failed = 0;
         loop {
-            match Loader::open(node.log(), self.topics.clone(), &self.flights).await {
+            match Loader::open(node.log(), self.topics.clone(), source).await {
                 Err(LoadError::Log(error)) => pause_after(error, &mut failed).await?,
                 loader => return Ok(loader?),
             }
         }
     }
 
-    async fn load(&self, loader: &mut Loader<'_>) -> anyhow::Result<()> {
-        let total = self.flights.event_count() as u64;
-        let mut progress = Progress::new("loading", loader.written() as u64, total);
+    async fn write<S: Source>(loader: &mut Loader<'_, S>, total: usize) -> anyhow::Result<()> {
+        let mut progress = Progress::new("loading", loader.written() as u64, total as u64);
         let mut failed = 0;
         let mut is_open = true;
         loop {
@@ -153,7 +171,7 @@ impl Demo {
     }
 
     /// Waits until the views have folded what was loaded, and their backlog.
-    async fn fold(&self, node: &Node, loader: &Loader<'_>) -> anyhow::Result<()> {
+    async fn fold(&self, node: &Node, loader: &Loader<'_, Flights>) -> anyhow::Result<()> {
         let total = setup::READERS.len() as u64 * self.flights.event_count() as u64;
         let mut progress = Progress::new("folding", 0, total);
         for name in setup::READERS {
@@ -169,7 +187,11 @@ impl Demo {
                             blocked.detail
                         );
                     }
-                    let last = loader.last().get(&partition);
+                    let of = TopicPartition {
+                        topic: self.topics.flights.clone(),
+                        partition,
+                    };
+                    let last = loader.last().get(&of);
                     let is_behind = last.is_some_and(|last| status.next <= *last);
                     is_done &= status.phase == Phase::Live && !is_behind;
                     lag += status.lag_events;
@@ -209,7 +231,7 @@ async fn pause_after(error: LogError, failed: &mut u32) -> anyhow::Result<()> {
         bail!("another demo has taken over the loading on this log: stop one of the two ({error})");
     }
     if !error.is_transient() || *failed >= ATTEMPTS_MAX {
-        return Err(anyhow::Error::new(error).context("loading the flights"));
+        return Err(anyhow::Error::new(error).context("loading the data of the demo"));
     }
     tracing::warn!(%error, "loading goes on from what is in the log");
     let pause = limits::RETRY_PAUSE_MIN * 2_u32.saturating_pow(*failed);
@@ -218,13 +240,13 @@ async fn pause_after(error: LogError, failed: &mut u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn loaded(before: usize, after: usize, took: Duration) -> String {
+fn loaded(what: &str, before: usize, after: usize, took: Duration) -> String {
     let new = after - before;
     match (before, new) {
-        (_, 0) => format!("all {after} events were loaded before"),
-        (0, _) => format!("loaded {new} events in {:.1} s", took.as_secs_f64()),
+        (_, 0) => format!("all {after} {what} were loaded before"),
+        (0, _) => format!("loaded {new} {what} in {:.1} s", took.as_secs_f64()),
         _ => format!(
-            "loaded the remaining {new} of {after} events in {:.1} s",
+            "loaded the remaining {new} of {after} {what} in {:.1} s",
             took.as_secs_f64()
         ),
     }

@@ -65,19 +65,18 @@ pub(super) async fn topics(
     Ok(())
 }
 
-fn needed(topics: &Topics, partitions: u32) -> [Needed; 3] {
+fn needed(topics: &Topics, partitions: u32) -> [Needed; 5] {
+    let kept = |name: &TopicName| Needed {
+        name: name.clone(),
+        partitions,
+        cleanup: Cleanup::Keep,
+    };
     let events = TopicName::new("events").expect("it keeps the rules");
     [
-        Needed {
-            name: topics.flights.clone(),
-            partitions,
-            cleanup: Cleanup::Keep,
-        },
-        Needed {
-            name: events,
-            partitions,
-            cleanup: Cleanup::Keep,
-        },
+        kept(&topics.flights),
+        kept(&topics.groups),
+        kept(&topics.access),
+        kept(&events),
         Needed {
             name: topics.progress.clone(),
             partitions: 1,
@@ -210,11 +209,14 @@ mod tests {
             .await
             .unwrap_err()
             .to_string();
-        assert!(error.contains("--topic flights --partitions 3"), "{error}");
-        assert!(
-            error.contains("--topic foldhost.demo.progress --partitions 1"),
-            "{error}"
-        );
+        for line in [
+            "--topic flights --partitions 3",
+            "--topic fleet-groups --partitions 3",
+            "--topic fleet-access --partitions 3",
+            "--topic foldhost.demo.progress --partitions 1",
+        ] {
+            assert!(error.contains(line), "{error}");
+        }
         for _ in 0..2 {
             topics(&log, &clock, &names, AUTO).await.unwrap();
         }

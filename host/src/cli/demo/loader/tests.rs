@@ -3,6 +3,8 @@
 use std::path::Path;
 
 use super::*;
+use crate::cli::demo::fleet::FleetFeed;
+use crate::cli::demo::flights::Flights;
 use crate::clock::Clock;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
 use crate::log::{Cleanup, NewTopic};
@@ -14,7 +16,12 @@ fn topics() -> Topics {
 async fn log_in(folder: &Path) -> Arc<dyn Log> {
     let log = EmbeddedLog::open(folder, Clock::system(), EmbeddedSettings::default()).unwrap();
     let topics = topics();
-    for (name, partitions) in [(topics.flights, 3), (topics.progress, 1)] {
+    for (name, partitions) in [
+        (topics.flights, 3),
+        (topics.groups, 3),
+        (topics.access, 2),
+        (topics.progress, 1),
+    ] {
         let topic = NewTopic {
             name,
             partitions,
@@ -31,10 +38,16 @@ async fn log_in(folder: &Path) -> Arc<dyn Log> {
 
 /// How many records the topic of the flights has.
 async fn loaded(log: &dyn Log) -> u64 {
+    records_of(log, topics().flights).await
+}
+
+/// How many records a topic has.
+async fn records_of(log: &dyn Log, topic: TopicName) -> u64 {
     let mut count = 0;
-    for partition in (0..3).map(Partition) {
+    let partitions = log.topic(&topic).await.unwrap().unwrap().partitions;
+    for partition in (0..partitions).map(Partition) {
         let of = TopicPartition {
-            topic: topics().flights,
+            topic: topic.clone(),
             partition,
         };
         let range = log.range(&of).await.unwrap();
@@ -118,4 +131,29 @@ async fn another_data_set_is_refused() {
         message.contains("flights-2013-01.csv") && message.contains("--data"),
         "{message}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flights_of_an_earlier_version_get_their_fleet_feed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let flights = Flights::january().unwrap();
+    let log = log_in(folder.path()).await;
+    // All that an earlier version has loaded.
+    let mut loader = Loader::open(log.clone(), topics(), &flights).await.unwrap();
+    while loader.step().await.unwrap() {}
+
+    let feed = FleetFeed::of(&flights);
+    let count = feed.record_count();
+    for round in 0..2 {
+        let mut loader = Loader::open(log.clone(), topics(), &feed).await.unwrap();
+        assert_eq!(loader.written(), round * count, "progress of its own");
+        assert_eq!(loader.step().await.unwrap(), round == 0);
+        while loader.step().await.unwrap() {}
+        let written = records_of(&*log, topics().groups).await;
+        let written = written + records_of(&*log, topics().access).await;
+        assert_eq!(written, count as u64);
+    }
+    // And the flights are not loaded again.
+    let loader = Loader::open(log.clone(), topics(), &flights).await.unwrap();
+    assert_eq!(loader.written(), flights.event_count());
 }
