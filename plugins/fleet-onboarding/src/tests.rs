@@ -7,6 +7,8 @@ use foldhost_sdk::testing::{Driver, Record};
 
 use super::*;
 
+mod feed;
+
 fn driver() -> Driver<FleetOnboarding> {
     Driver::new().routed()
 }
