@@ -1,4 +1,5 @@
-//! [`Codec`]: how events and states become bytes. Protobuf by default, JSON and raw bytes on request.
+//! [`Codec`]: how events, states and outputs become bytes. Protobuf by default, JSON and raw bytes on
+//! request.
 //!
 //! Called by the fold and query glue and by the test driver. Invariant: `decode(encode(x))` is `x`,
 //! and equal values encode to equal bytes; the host compares states by their bytes.
@@ -9,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// A type that can be written as bytes and read again: a view's event or state.
+/// A type that can be written as bytes and read again: an event, a state, or what a republisher emits.
 ///
 /// Every protobuf message (`#[derive(prost::Message)]`) is one. [`Json`] makes one of any serde type,
 /// [`Raw`] takes the bytes as they are, and any other format is an `impl` of this trait.
@@ -59,7 +60,7 @@ pub trait Codec: Sized {
     }
 }
 
-/// Why bytes could not be read as an event or a state.
+/// Why bytes could not be read as a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CodecError(String);
 

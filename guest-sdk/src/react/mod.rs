@@ -62,6 +62,19 @@ use crate::{Codec, Event, Inputs, Reject, View};
 /// driver.assert_deterministic();
 /// ```
 ///
+/// `foldhost plugin new NAME --kind republisher` writes one to start from. Three things that its tests should
+/// ask, since what was published cannot be taken back:
+///
+/// - A record that comes twice, or late: is it told twice? [`Driver::assert_idempotent_outputs`] finds the
+///   first; for the second, keep the time of the newest event in the state and compare.
+/// - A tombstone: does it travel on? Readers of the owned topic, and its compaction, know of a key that is
+///   gone only by [`Outputs::tombstone`].
+/// - Another key: does the order matter? What the events of one partition cause comes in their order, under
+///   whatever key; what is emitted under one key from several partitions comes in no order among those. Then
+///   let readers compare times.
+///
+/// [`Driver::assert_idempotent_outputs`]: crate::testing::Driver::assert_idempotent_outputs
+///
 /// **Every republisher is a [`View`]** of its inputs: its `fold` is `react` with the output thrown away.
 /// So [`Query`](crate::Query), [`Migrate`](crate::Migrate), [`Configure`](crate::Configure) and
 /// [`Route`](crate::Route) are implemented for it as for any view, and named in the export:
@@ -75,7 +88,8 @@ pub trait Republisher: 'static {
     type Event: Inputs;
 
     /// What the values of the owned topic's records are written as. For several kinds of records: an
-    /// enum (`Json`), or a message with a `oneof` (protobuf).
+    /// enum (`Json`), or a message with a `oneof` (protobuf). The plugin only writes it; its tests, and
+    /// plugins that observe the topic, read it, so under `Json` it is `Deserialize`, too.
     type Output: Codec;
 
     /// Applies one event to the state of its key, and emits what follows from it: any number of

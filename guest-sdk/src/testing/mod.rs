@@ -200,10 +200,11 @@ impl<V: View> Driver<V> {
     }
 
     /// Checks that everything sent so far is folded to the same bytes and the same rejections (and of a
-    /// republisher: emits the same records in the same order) however it is cut into batches: as it was sent, in one batch, one by one, and in threes behind an
-    /// event that does not count. That finds what a host would find too late: order by address
-    /// (`HashMap`), a clock, chance, and anything kept in a global or thread-local from one event to
-    /// the next, since every run finds there what the runs before it left.
+    /// republisher: emits the same records in the same order) however it is cut into batches: as it was
+    /// sent, in one batch, one by one, and in threes behind an event that does not count. That finds what
+    /// a host would find too late: order by address (`HashMap`), a clock, chance, and anything kept in a
+    /// global or thread-local from one event to the next, since every run finds there what the runs
+    /// before it left.
     ///
     /// # Panics
     /// Two runs differ; the message says which, for which key, and how.
