@@ -100,6 +100,29 @@ fn a_plugin_takes_five_commands_inside_a_clone() -> Result<()> {
     Ok(())
 }
 
+/// A republisher as `plugin new` writes it passes its tests.
+fn republisher_from_nothing(folder: &Path) -> Result<()> {
+    let name = "my-republisher";
+    // It asks no host.
+    let new = ["plugin", "new", name, "--kind", "republisher"];
+    run_well(folder, "http://127.0.0.1:9", &new)?;
+    native_tests_pass(&folder.join(name))
+}
+
+#[test]
+fn a_republisher_to_start_from_works_outside_a_clone() -> Result<()> {
+    let scratch = Scratch::new("republisher")?;
+    republisher_from_nothing(scratch.path())
+}
+
+#[test]
+fn a_republisher_to_start_from_works_inside_a_clone() -> Result<()> {
+    let scratch = Scratch::new("republisher-inside")?;
+    let copy = scratch.join("clone");
+    clone::copy_to(&copy)?;
+    republisher_from_nothing(&copy.join("plugins"))
+}
+
 #[test]
 fn deploy_list_show_and_delete() -> Result<()> {
     let scratch = Scratch::new("operate")?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use super::exit;
+use super::scaffold::ScaffoldKind;
 use crate::telemetry::LogFormat;
 use crate::types::{ClusterName, PluginName, RecordPosition, TopicName};
 
@@ -99,6 +100,9 @@ pub(super) enum PluginCommand {
     New {
         /// Its name: a-z, 0-9 and '-'.
         name: PluginName,
+        /// What it does.
+        #[arg(long, value_name = "KIND", value_enum, default_value_t)]
+        kind: ScaffoldKind,
         /// Folder to make its folder in.
         #[arg(long = "in", value_name = "DIR", default_value = ".")]
         parent: PathBuf,

@@ -14,6 +14,7 @@ use super::client::Client;
 use super::confirm::confirm;
 use super::exit::UsageError;
 use super::output::{self, field, table};
+use super::scaffold::ScaffoldKind;
 use super::{follow, operate, plugin_build, requirements, scaffold};
 use crate::limits;
 use crate::plugin::component;
@@ -23,7 +24,7 @@ use crate::types::PluginName;
 /// Runs one of the commands.
 pub(super) fn run(command: PluginCommand) -> anyhow::Result<()> {
     match command {
-        PluginCommand::New { name, parent } => new(&name, &parent),
+        PluginCommand::New { name, kind, parent } => new(&name, kind, &parent),
         PluginCommand::Build { dir } => {
             let path = plugin_build::build(&dir, &mut output::note)?;
             Ok(output::line(&path.display().to_string())?)
@@ -133,8 +134,8 @@ fn in_folder(dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn new(name: &PluginName, parent: &Path) -> anyhow::Result<()> {
-    let folder = scaffold::new(name.as_str(), parent)?;
+fn new(name: &PluginName, kind: ScaffoldKind, parent: &Path) -> anyhow::Result<()> {
+    let folder = scaffold::new(name.as_str(), kind, parent)?;
     let shown = folder.display();
     output::line(&shown.to_string())?;
     output::note(&format!(

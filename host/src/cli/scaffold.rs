@@ -1,4 +1,5 @@
-//! `foldhost plugin new NAME`: a plugin to start from, which builds and passes its tests as it is.
+//! `foldhost plugin new NAME`: a plugin to start from, of the kind that is asked for, which builds and passes
+//! its tests as it is.
 //! Called by the command line.
 //!
 //! Invariant: it needs nothing but a Rust toolchain. Inside a clone it uses the clone's SDK; anywhere
@@ -22,13 +23,34 @@ const VENDORED: [(&str, &str); 2] = [
 ];
 /// The versions that the example plugins are built and tested with.
 const LOCK: &str = include_str!("../../../plugins/Cargo.lock");
-/// What the plugin is made of: path, contents with `{{…}}` to fill in.
-const TEMPLATES: [(&str, &str); 5] = [
+/// What every plugin is made of: path, contents with `{{…}}` to fill in.
+const COMMON: [(&str, &str); 2] = [
     ("Cargo.toml", include_str!("templates/Cargo.toml.tmpl")),
-    ("plugin.toml", include_str!("templates/plugin.toml.tmpl")),
-    ("src/lib.rs", include_str!("templates/lib.rs.tmpl")),
-    ("README.md", include_str!("templates/README.md.tmpl")),
     (".gitignore", include_str!("templates/gitignore.tmpl")),
+];
+/// What a view is made of, beside.
+const VIEW: [(&str, &str); 3] = [
+    (
+        "plugin.toml",
+        include_str!("templates/view/plugin.toml.tmpl"),
+    ),
+    ("src/lib.rs", include_str!("templates/view/lib.rs.tmpl")),
+    ("README.md", include_str!("templates/view/README.md.tmpl")),
+];
+/// What a republisher is made of, beside.
+const REPUBLISHER: [(&str, &str); 3] = [
+    (
+        "plugin.toml",
+        include_str!("templates/republisher/plugin.toml.tmpl"),
+    ),
+    (
+        "src/lib.rs",
+        include_str!("templates/republisher/lib.rs.tmpl"),
+    ),
+    (
+        "README.md",
+        include_str!("templates/republisher/README.md.tmpl"),
+    ),
 ];
 /// Crates that a plugin's own crate may not share its name with.
 const CRATES: [&str; 11] = [
@@ -52,11 +74,32 @@ const KEYWORDS: [&str; 43] = [
     "return", "self", "static", "struct", "super", "trait", "true", "type", "unsafe",
 ];
 
+/// What a plugin to start from does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ScaffoldKind {
+    /// Events to a state per key, which answers questions.
+    #[default]
+    View,
+    /// Events to a state per key, and to events of its own.
+    Republisher,
+}
+
+impl ScaffoldKind {
+    /// Its files: path, contents with `{{…}}` to fill in.
+    fn templates(self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let own = match self {
+            Self::View => VIEW,
+            Self::Republisher => REPUBLISHER,
+        };
+        COMMON.into_iter().chain(own)
+    }
+}
+
 /// Makes the folder `parent/name` with a plugin of that name, and returns its path.
 ///
 /// # Errors
 /// A name that no plugin may have; a folder that is there already or cannot be written.
-pub fn new(name: &str, parent: &Path) -> anyhow::Result<PathBuf> {
+pub fn new(name: &str, kind: ScaffoldKind, parent: &Path) -> anyhow::Result<PathBuf> {
     let name = PluginName::new(name)?;
     fs::create_dir_all(parent)
         .with_context(|| format!("the folder {} cannot be made", parent.display()))?;
@@ -68,13 +111,18 @@ pub fn new(name: &str, parent: &Path) -> anyhow::Result<PathBuf> {
         );
     }
     let clone = clone_around(&parent.canonicalize()?);
-    write(&folder, &name, clone.as_deref())
+    write(&folder, &name, kind, clone.as_deref())
         .inspect_err(|_| drop(fs::remove_dir_all(&folder)))
         .with_context(|| format!("{} cannot be written", folder.display()))?;
     Ok(folder)
 }
 
-fn write(folder: &Path, name: &PluginName, sdk: Option<&Path>) -> io::Result<()> {
+fn write(
+    folder: &Path,
+    name: &PluginName,
+    kind: ScaffoldKind,
+    sdk: Option<&Path>,
+) -> io::Result<()> {
     let vendored = sdk.is_none();
     let sdk = sdk.map_or_else(|| "vendor/foldhost-sdk".to_owned(), slashed);
     let exclude = if vendored {
@@ -82,7 +130,7 @@ fn write(folder: &Path, name: &PluginName, sdk: Option<&Path>) -> io::Result<()>
     } else {
         ""
     };
-    for (path, template) in TEMPLATES {
+    for (path, template) in kind.templates() {
         let text = template
             .replace("{{name}}", name.as_str())
             .replace("{{package}}", &package_name(name))
@@ -156,25 +204,48 @@ mod tests {
 
     #[test]
     fn outside_of_a_clone_the_sdk_comes_along() {
-        let parent = tempfile::tempdir().unwrap();
-        let folder = new("my-view", parent.path()).unwrap();
-        assert_eq!(folder, parent.path().join("my-view"));
-        let read = |path: &str| fs::read_to_string(folder.join(path)).unwrap();
-        let manifest = Manifest::from_toml(&read("plugin.toml")).unwrap();
-        assert_eq!(manifest.name.as_str(), "my-view");
-        let cargo: toml::Table = read("Cargo.toml").parse().unwrap();
-        assert_eq!(
-            cargo["dependencies"]["foldhost-sdk"]["path"].as_str(),
-            Some("vendor/foldhost-sdk")
-        );
-        assert!(read("vendor/foldhost-sdk/Cargo.toml").contains("name = \"foldhost-sdk\""));
-        assert!(read("vendor/foldhost-sdk/src/lib.rs").contains("pub use"));
-        assert!(read("vendor/wit/plugin.wit").contains("package foldhost:plugin@"));
-        for (path, _) in TEMPLATES {
-            for mark in ["{{name}}", "{{package}}", "{{sdk}}", "{{exclude}}"] {
-                assert!(!read(path).contains(mark), "{mark} is left in {path}");
+        for kind in [ScaffoldKind::View, ScaffoldKind::Republisher] {
+            let parent = tempfile::tempdir().unwrap();
+            let folder = new("mine", kind, parent.path()).unwrap();
+            assert_eq!(folder, parent.path().join("mine"));
+            let read = |path: &str| fs::read_to_string(folder.join(path)).unwrap();
+            let manifest = Manifest::from_toml(&read("plugin.toml")).unwrap();
+            assert_eq!(manifest.name.as_str(), "mine");
+            let cargo: toml::Table = read("Cargo.toml").parse().unwrap();
+            assert_eq!(
+                cargo["dependencies"]["foldhost-sdk"]["path"].as_str(),
+                Some("vendor/foldhost-sdk")
+            );
+            assert!(read("vendor/foldhost-sdk/Cargo.toml").contains("name = \"foldhost-sdk\""));
+            assert!(read("vendor/foldhost-sdk/src/lib.rs").contains("pub use"));
+            assert!(read("vendor/wit/plugin.wit").contains("package foldhost:plugin@"));
+            for (path, _) in kind.templates() {
+                for mark in ["{{name}}", "{{package}}", "{{sdk}}", "{{exclude}}"] {
+                    assert!(!read(path).contains(mark), "{mark} is left in {path}");
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_republisher_owns_a_topic_and_a_view_does_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let output = |name, kind| {
+            let folder = new(name, kind, parent.path()).unwrap();
+            let text = fs::read_to_string(folder.join("plugin.toml")).unwrap();
+            let readme = fs::read_to_string(folder.join("README.md")).unwrap();
+            let output = Manifest::from_toml(&text).unwrap().output;
+            output.map(|output| {
+                // Whoever follows the README reads the topic that is written.
+                assert!(readme.contains(&format!("topic consume {}\n", output.topic)));
+                output.topic.to_string()
+            })
+        };
+        assert_eq!(output("one", ScaffoldKind::View), None);
+        assert_eq!(
+            output("two", ScaffoldKind::Republisher).as_deref(),
+            Some("two-changes")
+        );
     }
 
     #[test]
@@ -187,7 +258,12 @@ mod tests {
         )
         .unwrap();
         write_file(clone.path(), "wit/plugin.wit", "").unwrap();
-        let folder = new("deep", &clone.path().join("plugins/mine")).unwrap();
+        let folder = new(
+            "deep",
+            ScaffoldKind::View,
+            &clone.path().join("plugins/mine"),
+        )
+        .unwrap();
         let cargo: toml::Table = fs::read_to_string(folder.join("Cargo.toml"))
             .unwrap()
             .parse()
@@ -204,9 +280,11 @@ mod tests {
     fn nothing_is_overwritten() {
         let parent = tempfile::tempdir().unwrap();
         fs::create_dir(parent.path().join("mine")).unwrap();
-        let error = new("mine", parent.path()).unwrap_err().to_string();
+        let error = new("mine", ScaffoldKind::View, parent.path())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("is there already"), "{error}");
-        assert!(new("Not A Name", parent.path()).is_err());
+        assert!(new("Not A Name", ScaffoldKind::View, parent.path()).is_err());
         assert!(!parent.path().join("Not A Name").exists());
     }
 
