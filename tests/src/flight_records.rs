@@ -16,7 +16,7 @@ const LANDED: u64 = 2;
 const VARINT: u64 = 0;
 const BYTES: u64 = 2;
 /// Letters of an airline's code, with which a flight's label begins.
-const CARRIER_LENGTH: usize = 2;
+pub(crate) const CARRIER_LENGTH: usize = 2;
 
 /// Every departure and landing in the order of time, as records of the HTTP contract.
 pub fn records(flights: &Flights) -> Vec<Value> {

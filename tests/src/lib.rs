@@ -10,6 +10,7 @@
 
 pub mod clone;
 pub mod feed;
+pub mod fleet;
 pub mod flight_records;
 pub mod flights;
 pub mod host;

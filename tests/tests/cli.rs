@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use foldhost_tests::clone;
 use foldhost_tests::host::{GENEROUS, Host, Start, run_in, run_well, run_with_input, shown};
 use foldhost_tests::paths::{Scratch, foldhost, prebuilt_plugin_path};
 use foldhost_tests::wait::wait_until_ok;
-use serde_json::Value;
+use foldhost_tests::{clone, wasm};
+use serde_json::{Value, json};
 
 /// `foldhost plugin new` writes a view of readings; this is one.
 const SCAFFOLD_EVENT: &str = r#"{"degrees":21.5}"#;
@@ -100,19 +100,63 @@ fn a_plugin_takes_five_commands_inside_a_clone() -> Result<()> {
     Ok(())
 }
 
-/// A republisher as `plugin new` writes it passes its tests.
+/// A republisher as `plugin new` writes it builds, and passes its tests.
 fn republisher_from_nothing(folder: &Path) -> Result<()> {
     let name = "my-republisher";
-    // It asks no host.
-    let new = ["plugin", "new", name, "--kind", "republisher"];
-    run_well(folder, "http://127.0.0.1:9", &new)?;
-    native_tests_pass(&folder.join(name))
+    // Neither asks a host.
+    let run = |arguments: &[&str]| run_well(folder, "http://127.0.0.1:9", arguments);
+    run(&["plugin", "new", name, "--kind", "republisher"])?;
+    run(&["plugin", "build", name])?;
+    let plugin = folder.join(name);
+    let wasm = std::fs::read(plugin.join(format!("{name}.wasm")))?;
+    let exports = wasm::exports(&wasm)?;
+    let is_republisher = exports
+        .iter()
+        .any(|export| export.starts_with("foldhost:plugin/react"));
+    ensure!(is_republisher, "{exports:?}");
+    native_tests_pass(&plugin)
+}
+
+/// Its README, line by line.
+fn republisher_runs(host: &Host, folder: &Path) -> Result<()> {
+    let name = "my-republisher";
+    let run = |arguments: &[&str]| run_well(folder, host.url(), arguments);
+    run(&["plugin", "deploy", name, "--wait"])?;
+    let topic = first_input(&folder.join(name))?;
+    for status in ["open", "open", "closed"] {
+        let value = json!({ "status": status }).to_string();
+        run(&[
+            "topic", "produce", &topic, "--key", "door", "--value", &value,
+        ])?;
+    }
+    let changes = format!("{name}-changes");
+    wait_until_ok(GENEROUS, "two changes", || {
+        let text = run(&["topic", "consume", &changes])?;
+        let lines = text.lines().map(serde_json::from_str);
+        let records: Vec<Value> = lines.collect::<Result<_, _>>()?;
+        let values: Vec<_> = records.iter().map(|record| &record["value"]).collect();
+        let expected = [
+            json!({"from": null, "to": "open"}),
+            json!({"from": "open", "to": "closed"}),
+        ];
+        ensure!(values.iter().copied().eq(&expected), "{text}");
+        ensure!(records.iter().all(|r| r["key"] == "door"), "{text}");
+        Ok(())
+    })?;
+    let answer = run(&["query", name, "door"])?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    ensure!(answer["status"] == "closed", "{answer}");
+    Ok(())
 }
 
 #[test]
 fn a_republisher_to_start_from_works_outside_a_clone() -> Result<()> {
     let scratch = Scratch::new("republisher")?;
-    republisher_from_nothing(scratch.path())
+    let host = Start::serve(scratch.path()).ready()?;
+    let folder = scratch.join("elsewhere");
+    std::fs::create_dir(&folder)?;
+    republisher_from_nothing(&folder)?;
+    republisher_runs(&host, &folder)
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Real flights through the shipped plugins, compared with an independent computation for every plane:
-//! on the embedded log and on Kafka, with and without kills. January by default, the whole year with
+//! Real flights through the shipped plugins, compared with an independent computation for every plane, and for
+//! every user who is told of planes: on the embedded log and on Kafka, with and without kills. January by default, the whole year with
 //! `tests/run --full` where this machine has the file.
 
 use std::collections::BTreeMap;
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use foldhost_tests::flights::{DAY, Flights, format_time, january_file, midnight, year_file};
-use foldhost_tests::full;
-use foldhost_tests::host::{Host, Start, kafka_config};
+use foldhost_tests::host::{GENEROUS, Host, Start, kafka_config};
 use foldhost_tests::http::{Client, number};
 use foldhost_tests::kafka;
 use foldhost_tests::paths::Scratch;
 use foldhost_tests::utilisation::{InMotion, by_day, in_motion};
 use foldhost_tests::wait::{timed, wait_until_ok};
+use foldhost_tests::{fleet, full};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
@@ -170,6 +170,7 @@ fn check_every_plane(client: &Client, data: &Data) -> Result<BTreeMap<String, Ve
         bytes.insert(plane.to_owned(), answers);
     }
     check_days(client, data)?;
+    fleet::check_inboxes(client, &data.flights, GENEROUS)?;
     let unknown = client.ask("plane-tracker", "N0NE", "")?;
     unknown.expect_problem(404, "not-found")?;
     Ok(bytes)

@@ -10,16 +10,19 @@ use foldhost_tests::host::{GENEROUS, Start, run_well};
 use foldhost_tests::http::{Client, number};
 use foldhost_tests::paths::{Scratch, repository};
 use foldhost_tests::wait::wait_until_ok;
-use foldhost_tests::{clone, wasm};
+use foldhost_tests::{clone, fleet, wasm};
 use serde_json::{Value, json};
 
-const PLUGINS: [&str; 5] = [
+const PLUGINS: [&str; 6] = [
     "plane-tracker",
     "plane-utilisation",
     "latest",
+    "notification-inbox",
     "counter",
     "migrating-counter",
 ];
+/// Owns its topic, so that it cannot run twice.
+const REPUBLISHER: &str = "fleet-onboarding";
 /// Those that the demo does not deploy itself.
 const COUNTERS: [&str; 2] = ["counter", "migrating-counter"];
 const MISBEHAVING: [&str; 11] = [
@@ -72,14 +75,10 @@ fn built_and_shipped(copy: &Path, folder: &str, name: &str) -> Result<Vec<u8>> {
         "{name}: exports; {hint}"
     );
     let exports = wasm::exports(&shipped)?;
-    ensure!(
-        exports.iter().any(|export| {
-            ["fold", "react"]
-                .iter()
-                .any(|step| export.starts_with(&format!("foldhost:plugin/{step}")))
-        }),
-        "{exports:?}"
-    );
+    let is_step = |export: &String| {
+        export.starts_with("foldhost:plugin/fold") || export.starts_with("foldhost:plugin/react")
+    };
+    ensure!(exports.iter().any(is_step), "{exports:?}");
     Ok(built)
 }
 
@@ -121,6 +120,7 @@ fn prebuilt_plugins_are_what_their_sources_say() -> Result<()> {
     for name in COUNTERS {
         host.deploy_prebuilt(name, "")?;
     }
+    built_and_shipped(&copy, "", REPUBLISHER)?;
     for name in PLUGINS {
         let built = built_and_shipped(&copy, "", name)?;
         let again = format!("{name}-again");
@@ -142,6 +142,8 @@ fn prebuilt_plugins_are_what_their_sources_say() -> Result<()> {
         Ok(())
     })?;
     client.append_all("events", &[json!({"key": "a", "value": [1.50, "x"]})])?;
+    // Until then notifications come in.
+    fleet::check_inboxes(&client, &Flights::january()?, GENEROUS * 5)?;
     for name in PLUGINS {
         for view in [name.to_owned(), format!("{name}-again")] {
             host.wait_caught_up(&view, GENEROUS * 5)?;

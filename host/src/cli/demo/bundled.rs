@@ -17,8 +17,9 @@ pub(super) struct Bundled {
     pub(super) component: Bytes,
 }
 
-/// Name, and component as it was built from `plugins/<name>`.
-const PLUGINS: [(&str, &[u8]); 3] = [
+/// Name, and component as it was built from `plugins/<name>`. Who publishes a topic stands before who reads
+/// it: its deployment creates the topic.
+const PLUGINS: [(&str, &[u8]); 5] = [
     (
         TRACKER,
         include_bytes!("../../../../plugins/prebuilt/plane-tracker.wasm"),
@@ -31,6 +32,14 @@ const PLUGINS: [(&str, &[u8]); 3] = [
         LATEST,
         include_bytes!("../../../../plugins/prebuilt/latest.wasm"),
     ),
+    (
+        ONBOARDING,
+        include_bytes!("../../../../plugins/prebuilt/fleet-onboarding.wasm"),
+    ),
+    (
+        INBOX,
+        include_bytes!("../../../../plugins/prebuilt/notification-inbox.wasm"),
+    ),
 ];
 
 /// Where a plane is.
@@ -39,6 +48,10 @@ pub(super) const TRACKER: &str = "plane-tracker";
 pub(super) const UTILISATION: &str = "plane-utilisation";
 /// The newest JSON value of a key.
 pub(super) const LATEST: &str = "latest";
+/// Tells users of planes that are new in the groups they may see.
+pub(super) const ONBOARDING: &str = "fleet-onboarding";
+/// What a user was told of.
+pub(super) const INBOX: &str = "notification-inbox";
 
 /// The plugins as they are in the program.
 pub(super) fn prebuilt() -> Vec<Bundled> {
@@ -86,7 +99,7 @@ fn sources(start: &Path) -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plugin::component;
+    use crate::plugin::{Manifest, component};
 
     #[test]
     fn what_is_in_the_program_can_be_deployed() {
@@ -94,6 +107,29 @@ mod tests {
             let examined = component::examine(&plugin.component).unwrap();
             assert_eq!(examined.manifest.name.as_str(), plugin.name);
         }
+    }
+
+    #[test]
+    fn who_publishes_a_topic_is_deployed_before_who_reads_it() {
+        let manifest = |plugin: Bundled| {
+            let text = component::manifest_text(&plugin.component).unwrap();
+            Manifest::from_toml(&text).unwrap()
+        };
+        let manifests: Vec<_> = prebuilt().into_iter().map(manifest).collect();
+        let mut published = 0;
+        for (index, manifest) in manifests.iter().enumerate() {
+            let Some(output) = &manifest.output else {
+                continue;
+            };
+            published += 1;
+            let reads = |other: &Manifest| {
+                let mut inputs = other.inputs.iter();
+                inputs.any(|input| input.topic == output.topic)
+            };
+            assert!(!manifests[..=index].iter().any(reads), "{}", manifest.name);
+            assert!(manifests[index..].iter().any(reads), "nobody reads it");
+        }
+        assert_eq!(published, 1);
     }
 
     #[test]

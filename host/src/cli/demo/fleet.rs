@@ -7,7 +7,7 @@
 //!
 //! Invariant: the same flights give the same records in the same order, which is that of their times.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -33,7 +33,7 @@ mod wire {
 use wire::{AccessEvent, AccessGranted, DeviceAdded, GroupCreated, GroupEvent};
 
 /// The user who may see every discovery group.
-const AUDITOR: &str = "auditor";
+pub(super) const AUDITOR: &str = "auditor";
 /// From when on the auditor may.
 const AUDITOR_FROM: jiff::Timestamp = jiff::Timestamp::constant(1_372_636_800, 0);
 /// The departure for a carrier that makes a plane one of its fleet.
@@ -46,6 +46,8 @@ pub(super) struct FleetFeed<'a> {
     flights: &'a Flights,
     name: String,
     changes: Vec<Change>,
+    /// Planes that are in a carrier's discovery group only, in the end.
+    new_planes: BTreeMap<Arc<str>, usize>,
 }
 
 /// Something that happens to a group of a carrier.
@@ -82,13 +84,9 @@ enum User {
 impl<'a> FleetFeed<'a> {
     /// What follows from these flights.
     pub(super) fn of(flights: &'a Flights) -> Self {
-        let mut changes = placed(flights);
+        let (mut changes, new_planes) = placed(flights);
         let first_ms = flights.span_ms().map_or(0, |(first_ms, _)| first_ms);
-        let carriers: BTreeSet<_> = changes
-            .iter()
-            .map(|change| change.carrier.clone())
-            .collect();
-        for carrier in &carriers {
+        for carrier in new_planes.keys() {
             changes.extend(set_up(carrier, day_before(first_ms)));
         }
         // Stable: what was there before the flights comes first where times are equal, then their own order.
@@ -97,12 +95,25 @@ impl<'a> FleetFeed<'a> {
             flights,
             name: format!("the fleets of {}", flights.name),
             changes,
+            new_planes,
         }
+    }
+
+    /// The users `ops-<carrier>` to whom planes are new in the end, those with the fewest first.
+    pub(super) fn users_by_news(&self) -> Vec<String> {
+        let told = self.new_planes.iter().filter(|(_, planes)| **planes > 0);
+        let mut carriers: Vec<_> = told.map(|(carrier, planes)| (planes, carrier)).collect();
+        carriers.sort_unstable();
+        let carriers = carriers.into_iter();
+        carriers
+            .map(|(_, carrier)| User::Ops.name(carrier))
+            .collect()
     }
 }
 
-/// Planes come into the groups of the carriers for which they depart.
-fn placed(flights: &Flights) -> Vec<Change> {
+/// Planes come into the groups of the carriers for which they depart; with the number of those that never
+/// come into the fleet, by carrier.
+fn placed(flights: &Flights) -> (Vec<Change>, BTreeMap<Arc<str>, usize>) {
     let mut changes = Vec::new();
     let mut departures: BTreeMap<(Arc<str>, Arc<str>), u32> = BTreeMap::new();
     // A group belongs to a carrier: without one there is nothing to tell.
@@ -126,7 +137,11 @@ fn placed(flights: &Flights) -> Vec<Change> {
             what: What::Added(Arc::clone(&flight.plane)),
         });
     }
-    changes
+    let mut new_planes: BTreeMap<_, usize> = BTreeMap::new();
+    for ((carrier, _), count) in departures {
+        *new_planes.entry(carrier).or_default() += usize::from(count < FLEET_DEPARTURE);
+    }
+    (changes, new_planes)
 }
 
 /// The groups of a carrier, and who may see them.

@@ -13,8 +13,8 @@ use crate::config::{Config, TopicSettings};
 use crate::limits;
 use crate::log::LogError;
 use crate::node::Node;
-use crate::partition::Phase;
-use crate::types::TopicPartition;
+use crate::partition::{PartitionStatus, Phase};
+use crate::types::{Partition, TopicPartition};
 
 mod bundled;
 mod events;
@@ -39,6 +39,11 @@ const LOG_FILTER_DEFAULT: &str = "warn";
 const ATTEMPTS_MAX: u32 = 10;
 /// How often the plugins are asked how far they are.
 const POLL: Duration = Duration::from_millis(100);
+/// How long the chain of plugins must have had nothing to do: longer than an end of a partition that was last
+/// seen may be old, and than a republisher takes to commit.
+const QUIET: Duration = Duration::from_millis(1_500);
+/// How long that is waited for.
+const FOLLOW_MAX: Duration = Duration::from_secs(30);
 /// Planes that are asked about in the end.
 const SAMPLE_PLANES: usize = 2;
 
@@ -104,14 +109,16 @@ impl Demo {
         setup::plugins(node.manager(), node.clock(), plugins).await?;
         let started = node.clock().elapsed();
         let loader = self.load(node, &self.flights).await?;
-        self.load(node, &FleetFeed::of(&self.flights)).await?;
+        let feed = FleetFeed::of(&self.flights);
+        let is_fed = !self.load(node, &feed).await?.last().is_empty();
         self.fold(node, &loader).await?;
         let took = node.clock().elapsed() - started;
         output::note(&format!(
             "both views are live after {:.1} s",
             took.as_secs_f64()
         ));
-        self.show(node).await
+        Self::follow(node, if is_fed { QUIET } else { Duration::ZERO }).await?;
+        self.show(node, &feed).await
     }
 
     /// Loads what is not in the log yet, and tells.
@@ -176,29 +183,19 @@ impl Demo {
         let mut progress = Progress::new("folding", 0, total);
         for name in setup::READERS {
             loop {
-                let plugin = node.manager().plugin(name)?;
-                let mut is_done = plugin.is_settled();
-                let mut lag = 0;
-                for (partition, handle) in plugin.locals() {
-                    let status = handle.status();
-                    if let Some(blocked) = status.blocked {
-                        bail!(
-                            "{name} stopped in partition {partition}: {}",
-                            blocked.detail
-                        );
-                    }
+                let (mut is_done, statuses) = partitions(node, name)?;
+                for (partition, status) in &statuses {
                     let of = TopicPartition {
                         topic: self.topics.flights.clone(),
-                        partition,
+                        partition: *partition,
                     };
                     let last = loader.last().get(&of);
-                    let is_behind = last.is_some_and(|last| status.next <= *last);
-                    is_done &= status.phase == Phase::Live && !is_behind;
-                    lag += status.lag_events;
+                    is_done &= last.is_none_or(|last| status.next > *last);
                 }
                 if is_done {
                     break;
                 }
+                let lag: u64 = statuses.iter().map(|(_, status)| status.lag_events).sum();
                 progress.at(total.saturating_sub(lag));
                 tokio::time::sleep(POLL).await;
             }
@@ -206,8 +203,32 @@ impl Demo {
         Ok(())
     }
 
-    /// Prints queries to paste, about planes that this host knows.
-    async fn show(&self, node: &Node) -> anyhow::Result<()> {
+    /// Waits until what was fed has gone through the chain, and nothing has happened there for `quiet`: where
+    /// the last record comes to lie is not known, since the plugins write the topics themselves.
+    async fn follow(node: &Node, quiet: Duration) -> anyhow::Result<()> {
+        let started = node.clock().elapsed();
+        let mut since = started;
+        loop {
+            let mut is_idle = true;
+            for name in setup::CHAIN {
+                let (is_live, statuses) = partitions(node, name)?;
+                let mut statuses = statuses.iter();
+                is_idle &= is_live && statuses.all(|(_, status)| status.lag_events == 0);
+            }
+            let now = node.clock().elapsed();
+            if !is_idle {
+                since = now;
+            }
+            // Whoever writes there all the time, too, is shown what there is.
+            if is_idle && now - since >= quiet || now - started >= FOLLOW_MAX {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Prints queries to paste, about planes and users that this host knows.
+    async fn show(&self, node: &Node, feed: &FleetFeed<'_>) -> anyhow::Result<()> {
         let plugin = node.manager().plugin(bundled::TRACKER)?;
         let here = |plane: &&str| plugin.find(plane.as_bytes()).1.is_some();
         let planes: Vec<_> = self
@@ -217,12 +238,42 @@ impl Demo {
             .take(SAMPLE_PLANES)
             .map(str::to_owned)
             .collect();
-        let subject = Subject::new(planes, self.flights.span_ms());
+        let inbox = node.manager().plugin(bundled::INBOX)?;
+        let is_here = |user: &String| inbox.find(user.as_bytes()).1.is_some();
+        let ops = feed.users_by_news().into_iter().find(is_here);
+        let auditor = Some(fleet::AUDITOR.to_owned()).filter(is_here);
+        let users = ops.into_iter().chain(auditor).collect();
+        let subject = Subject::new(planes, users, self.flights.span_ms());
         let (url, is_open) = (node.url().to_owned(), self.is_open);
         let asking = tokio::task::spawn_blocking(move || samples::asked(&url, is_open, &subject));
         let text = asking.await.context("asking the sample queries")??;
         Ok(output::line(&text)?)
     }
+}
+
+/// Whether all partitions of a plugin that are here are live, and what they say.
+///
+/// # Errors
+/// One is blocked.
+fn partitions(
+    node: &Node,
+    name: &str,
+) -> anyhow::Result<(bool, Vec<(Partition, PartitionStatus)>)> {
+    let plugin = node.manager().plugin(name)?;
+    let mut is_live = plugin.is_settled();
+    let mut statuses = Vec::new();
+    for (partition, handle) in plugin.locals() {
+        let status = handle.status();
+        if let Some(blocked) = &status.blocked {
+            bail!(
+                "{name} stopped in partition {partition}: {}",
+                blocked.detail
+            );
+        }
+        is_live &= status.phase == Phase::Live;
+        statuses.push((partition, status));
+    }
+    Ok((is_live, statuses))
 }
 
 /// Waits before another attempt, or gives up.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use reqwest::Url;
 
-use super::bundled::{LATEST, TRACKER, UTILISATION};
+use super::bundled::{INBOX, LATEST, TRACKER, UTILISATION};
 use crate::cli::client::Client;
 
 /// Characters of an answer that are shown.
@@ -19,6 +19,8 @@ const TOKEN: &str = "FOLDHOST_TOKEN";
 pub(super) struct Subject {
     /// Planes whose state is on this host.
     pub(super) planes: Vec<String>,
+    /// Users whose inbox is on this host.
+    pub(super) users: Vec<String>,
     /// First midnight of the month of the first event, and first one behind the last event's month.
     pub(super) from: String,
     /// As above.
@@ -26,12 +28,17 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    /// Planes and a window of whole months around the events, but for those of the last two days:
+    /// Planes, users and a window of whole months around the events, but for those of the last two days:
     /// what departs in a month's last night lands in the next month.
-    pub(super) fn new(planes: Vec<String>, span_ms: Option<(i64, i64)>) -> Self {
+    pub(super) fn new(
+        planes: Vec<String>,
+        users: Vec<String>,
+        span_ms: Option<(i64, i64)>,
+    ) -> Self {
         let (first, last) = span_ms.unwrap_or_default();
         Self {
             planes,
+            users,
             from: month_start(first, 0),
             to: month_start(last - LAST_NIGHT_MS, 1),
         }
@@ -133,6 +140,13 @@ fn samples(client: &Client, subject: &Subject) -> Vec<Sample> {
         url: client.url(&["v1", "views", TRACKER, "keys"], &[("_limit", "2")]),
         also: None,
     });
+    for user in &subject.users {
+        samples.push(Sample {
+            about: format!("Which planes are new to {user}?"),
+            url: client.url(&["v1", "views", INBOX, "keys", user], &[]),
+            also: Some(format!("foldhost query {INBOX} {user} {url_option}")),
+        });
+    }
     samples
 }
 
@@ -167,7 +181,7 @@ mod tests {
     fn the_window_is_of_whole_months() {
         let to = |last: &str| {
             let span = (at("2013-01-01T10:17:00Z"), at(last));
-            let subject = Subject::new(vec![], Some(span));
+            let subject = Subject::new(vec![], vec![], Some(span));
             assert_eq!(subject.from, "2013-01-01");
             subject.to
         };
@@ -178,7 +192,7 @@ mod tests {
     #[test]
     fn samples_can_be_pasted() {
         let client = Client::of("http://127.0.0.1:8080", None).unwrap();
-        let subject = Subject::new(vec!["N1'2".into()], Some((0, 0)));
+        let subject = Subject::new(vec!["N1'2".into()], vec!["o'b".into()], Some((0, 0)));
         for sample in samples(&client, &subject) {
             let line = curl(&sample.url, true);
             assert_eq!(line.matches('\'').count(), 2, "{line}");

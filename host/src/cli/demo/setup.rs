@@ -143,6 +143,8 @@ pub(super) async fn plugins(
 
 /// Names of the plugins that read the flights.
 pub(super) const READERS: [&str; 2] = [bundled::TRACKER, bundled::UTILISATION];
+/// Names of the plugins through which the fleet feed goes, in this order.
+pub(super) const CHAIN: [&str; 2] = [bundled::ONBOARDING, bundled::INBOX];
 
 fn is_transient(error: &LogError) -> bool {
     matches!(error, LogError::Unavailable(_))

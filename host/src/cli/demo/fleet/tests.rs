@@ -1,5 +1,6 @@
 //! The feed of the bundled flights, held against a model that reads the rows by itself.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 
 use super::*;
@@ -164,6 +165,19 @@ fn users_may_see_what_they_look_after() {
 }
 
 #[test]
+fn who_has_the_fewest_news_comes_first() {
+    let flights = Flights::january().unwrap();
+    let users = FleetFeed::of(&flights).users_by_news();
+    let mut news: BTreeMap<String, usize> = BTreeMap::new();
+    for ((carrier, _), times) in departures() {
+        *news.entry(format!("ops-{carrier}")).or_default() += usize::from(times.len() < 10);
+    }
+    assert_eq!(users.len(), news.len());
+    assert_eq!(users[0], "ops-OO");
+    assert!(users.iter().map(|user| news[user]).is_sorted());
+}
+
+#[test]
 fn what_was_there_before_the_flights_is_there_in_time() {
     assert_eq!(
         day_before(at("2013-01-01T10:17:00Z")),
@@ -191,5 +205,7 @@ fn without_a_carrier_there_is_nothing_to_tell() {
     )
     .unwrap();
     let flights = Flights::open(&path).unwrap();
-    assert_eq!(FleetFeed::of(&flights).record_count(), 0);
+    let feed = FleetFeed::of(&flights);
+    assert_eq!(feed.record_count(), 0);
+    assert!(feed.users_by_news().is_empty());
 }
