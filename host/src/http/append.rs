@@ -132,7 +132,8 @@ fn owned_by(topic: &TopicName, owner: &PluginName) -> Problem {
     Problem::new(
         Code::TopicOwned,
         format!(
-            "topic {topic} is owned by plugin '{owner}', which alone publishes to it: use another topic,              or delete the plugin first (`foldhost plugin delete {owner}`)"
+            "topic {topic} is owned by plugin '{owner}', which alone publishes to it: use another topic, or \
+             delete the plugin first (`foldhost plugin delete {owner}`)"
         ),
     )
     .with("topic", topic.as_str())

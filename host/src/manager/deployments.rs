@@ -23,7 +23,7 @@ use crate::types::{
 
 pub use fold::Deployments;
 pub(super) use fold::{name_taken, unknown_plugin};
-pub use merge::Merge;
+pub(super) use merge::Merge;
 pub(super) use outputs::{output_taken, resolve_output};
 
 /// A numbered decision to run a component under a name.

@@ -39,6 +39,7 @@ fn code(component: &[u8]) -> DeployRequested {
         digest: Digest::of(component),
         manifest: manifest(""),
         migrates: false,
+        routes: false,
         parameters: Parameters::new(),
         topics: BTreeMap::new(),
         partitions: 2,

@@ -21,7 +21,7 @@ use crate::partition::{
     Stop, run_merge,
 };
 use crate::plugin::manifest::Input;
-use crate::types::{Offset, Partition, PluginName, TopicName, TopicPartition};
+use crate::types::{Partition, PluginName, TopicName};
 
 /// Number of a merge topic, index of an input, and one of its partitions.
 type Place = (u64, u8, Partition);
@@ -231,14 +231,6 @@ impl Merges {
             merging.blocked = merging.blocked.or(blocked);
         }
         merging
-    }
-
-    /// Committed positions of what is copied here, for lag tools.
-    pub(super) fn positions(&self) -> BTreeMap<TopicPartition, Offset> {
-        let slots = self.slots.values();
-        slots
-            .map(|slot| (slot.handle.spec().of(), slot.handle.status().next))
-            .collect()
     }
 }
 
