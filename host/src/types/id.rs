@@ -124,6 +124,14 @@ impl ClusterName {
         self.topic(&format!("{plugin}.merge.{number}"))
     }
 
+    /// The plugin and the number of a merge topic of this cluster; `None` for other topics.
+    #[must_use]
+    pub fn read_merge_topic(&self, topic: &TopicName) -> Option<(PluginName, u64)> {
+        let rest = topic.as_str().strip_prefix(self.as_str())?;
+        let (name, number) = rest.strip_prefix('.')?.split_once(".merge.")?;
+        Some((PluginName::new(name).ok()?, number.parse().ok()?))
+    }
+
     /// `<cluster>.<plugin>.<partition>`, under which the serving generation publishes.
     #[must_use]
     pub fn transactional_id(&self, plugin: &PluginName, partition: Partition) -> String {
@@ -289,6 +297,13 @@ mod tests {
         let cluster = ClusterName::new("foldhost").unwrap();
         assert!(cluster.owns_topic(&cluster.deployments_topic()));
         assert!(!cluster.owns_topic(&TopicName::new("foldhost-flights").unwrap()));
+        let plugin = PluginName::new("a").unwrap();
+        let merge = cluster.merge_topic(&plugin, 7);
+        assert_eq!(cluster.read_merge_topic(&merge), Some((plugin.clone(), 7)));
+        assert_eq!(
+            cluster.read_merge_topic(&cluster.journal_topic(&plugin)),
+            None
+        );
     }
 
     #[test]

@@ -62,6 +62,15 @@ impl Deployments {
         was_given && !is_wanted
     }
 
+    /// Whether nothing will ever fold this merge topic again.
+    #[must_use]
+    pub fn is_merge_dead(&self, name: &PluginName, number: u64) -> bool {
+        let was_given = self.merges.get(name).is_some_and(|last| number <= *last);
+        let folds = |it: &Generation| it.deployment.merge.is_some_and(|it| it.number == number);
+        let decided = self.plugins.get(name);
+        was_given && !decided.is_some_and(|decided| decided.generations().any(folds))
+    }
+
     /// Folds the record at `offset`: accepts or refuses it.
     pub fn apply(&mut self, offset: Offset, event: Event) -> Verdict {
         let asked = Asked {

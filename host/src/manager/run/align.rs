@@ -98,7 +98,7 @@ impl Running {
         if !self.prepare(deployment).await {
             return;
         }
-        self.align_merge(decided, deployment, &code);
+        self.align_merge(decided, deployment, &code).await;
         let retiring = decided.retiring.as_ref().map(|it| it.generation.number());
         let is_retiring = retiring == Some(generation.number());
         let partitions: Vec<_> = self.assigned.iter().copied().collect();
@@ -114,6 +114,8 @@ impl Running {
                 skips: Arc::new(self.skips(decided, generation, partition)),
             };
             match self.slots.get(&place) {
+                // What it publishes, whoever took over fences.
+                Some(slot) if is_retiring => direct(&slot.handle, control),
                 Some(slot)
                     if slot.needs_reopening(&code)
                         || slot.handle.spec().publishing
@@ -155,7 +157,7 @@ impl Running {
     }
 
     /// Copies the inputs that fall to the partitions that are ours, into the topic that a deployment folds.
-    fn align_merge(
+    async fn align_merge(
         &mut self,
         decided: &Decided,
         deployment: &Arc<Deployment>,
@@ -182,14 +184,21 @@ impl Running {
         let progress = self
             .merges
             .progress(&self.context, &journal, self.journal_partitions);
+        self.plugin.merges(progress);
         let mut merges = std::mem::take(&mut self.merges);
-        for partition in self.assigned.iter().filter(|it| it.0 < merge.partitions) {
+        let is_ours = |partition: &&Partition| partition.0 < merge.partitions;
+        for partition in self.assigned.iter().filter(is_ours).copied() {
+            // As a partition is, a part of the merge stage is opened only after the group has confirmed that
+            // it is ours: it fences whoever else copies.
+            let opens = merges.opens(&self.context, &wanted, partition);
+            if opens && self.membership.confirm().await.is_err() {
+                break;
+            }
             let ports = |readers| self.ports(readers);
-            if let Err(error) = merges.align(&self.context, &wanted, *partition, ports) {
+            if let Err(error) = merges.align(&self.context, &wanted, partition, ports) {
                 self.plugin.failed(error.to_string());
             }
         }
-        self.plugin.merges(progress);
         self.merges = merges;
     }
 

@@ -34,7 +34,8 @@ pub(super) struct Merges {
     /// What failed, by the owner of the place.
     retries: BTreeMap<Place, (Partition, Retry)>,
     readers: Option<Arc<dyn ReaderSet>>,
-    progress: Option<MergeProgress>,
+    /// How far inputs are merged, by that many partitions of the journal.
+    progress: Option<(u32, MergeProgress)>,
     /// Partitions of the inputs, as last asked for.
     partitions: BTreeMap<TopicName, u32>,
     serial: u64,
@@ -75,10 +76,14 @@ impl Merges {
         journal: &TopicName,
         partitions: u32,
     ) -> MergeProgress {
-        let progress = self
-            .progress
-            .get_or_insert_with(|| MergeProgress::follow(&context.log, journal, partitions));
-        progress.clone()
+        match &self.progress {
+            Some((followed, progress)) if *followed >= partitions => progress.clone(),
+            _ => {
+                let progress = MergeProgress::follow(&context.log, journal, partitions);
+                self.progress = Some((partitions, progress.clone()));
+                progress
+            }
+        }
     }
 
     /// Waits until a copying has ended; `None` if there is none. Cancel-safe.
@@ -129,6 +134,40 @@ impl Merges {
         self.partitions.contains_key(topic)
     }
 
+    /// Whether [`align`](Self::align) would begin to copy something.
+    pub(super) fn opens(&self, context: &Context, wanted: &Wanted<'_>, owned: Partition) -> bool {
+        let now = context.clock.elapsed();
+        let mut places = self.places(wanted, owned);
+        places.any(|(place, _)| !self.slots.contains_key(&place) && self.is_due(place, now))
+    }
+
+    /// What falls to the owner of `owned`.
+    fn places<'w>(
+        &self,
+        wanted: &'w Wanted<'_>,
+        owned: Partition,
+    ) -> impl Iterator<Item = (Place, &'w Input)> + use<'w> {
+        let merge = wanted.merge;
+        let step = usize::try_from(merge.partitions).unwrap_or(usize::MAX);
+        let inputs = (0_u8..).zip(&wanted.deployment.inputs);
+        let known = inputs.map(|(index, input)| {
+            let partitions = self.partitions.get(&input.topic).copied();
+            (index, input, partitions.unwrap_or(0))
+        });
+        let known: Vec<_> = known.collect();
+        known
+            .into_iter()
+            .flat_map(move |(index, input, partitions)| {
+                let parts = (owned.0..partitions).step_by(step).map(Partition);
+                parts.map(move |partition| ((merge.number, index, partition), input))
+            })
+    }
+
+    fn is_due(&self, place: Place, now: Duration) -> bool {
+        let retry = self.retries.get(&place);
+        retry.is_none_or(|(_, retry)| retry.at <= now)
+    }
+
     /// Copies what falls to the owner of `owned`, and tells what is copied already whose code routes.
     pub(super) fn align(
         &mut self,
@@ -137,27 +176,13 @@ impl Merges {
         owned: Partition,
         ports: impl Fn(Arc<dyn ReaderSet>) -> Ports,
     ) -> Result<(), LogError> {
-        let merge = wanted.merge;
-        for (index, input) in (0_u8..).zip(&wanted.deployment.inputs) {
-            let partitions = self.partitions.get(&input.topic).copied().unwrap_or(0);
-            let mut of = owned.0;
-            while of < partitions {
-                let partition = Partition(of);
-                of += merge.partitions;
-                let place = (merge.number, index, partition);
-                let control = wanted.control(&input.topic, partition);
-                if let Some(slot) = self.slots.get(&place) {
-                    slot.handle.direct(control);
-                    continue;
-                }
-                let now = context.clock.elapsed();
-                if self
-                    .retries
-                    .get(&place)
-                    .is_some_and(|(_, retry)| retry.at > now)
-                {
-                    continue;
-                }
+        let now = context.clock.elapsed();
+        let places: Vec<_> = self.places(wanted, owned).collect();
+        for (place, input) in places {
+            let control = wanted.control(&input.topic, place.2);
+            if let Some(slot) = self.slots.get(&place) {
+                slot.handle.direct(control);
+            } else if self.is_due(place, now) {
                 let ports = ports(self.readers(context, wanted.plugin)?);
                 let spec = spec(context, wanted, place, input, owned);
                 let handle = MergeHandle::new(spec, control);

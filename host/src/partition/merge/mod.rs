@@ -300,7 +300,7 @@ impl Merging {
         let mut control = handle.0.control.subscribe();
         control.mark_changed();
         let code = control.borrow().code.clone();
-        let merging = Self {
+        let mut merging = Self {
             source: CopySource {
                 of,
                 input: spec.index,
@@ -331,7 +331,7 @@ impl Merging {
             status.last_error = None;
         });
         if let Some(blocked) = blocked {
-            merging.block(blocked);
+            merging.stop(blocked).await?;
         }
         Ok(merging)
     }
@@ -420,13 +420,13 @@ impl Merging {
         let of = self.source.of.clone();
         let range = self.ports.log.range(&of).await?;
         if self.next > range.end {
-            self.block(past_end(self.handle.spec(), self.next, range.end));
-            return Ok(());
+            let blocked = past_end(self.handle.spec(), self.next, range.end);
+            return self.stop(blocked).await;
         }
         if self.next < range.start {
             if self.handle.spec().input.on_gap == OnGap::Stop {
-                self.block(gap(self.handle.spec(), self.next, range.start));
-                return Ok(());
+                let blocked = gap(self.handle.spec(), self.next, range.start);
+                return self.stop(blocked).await;
             }
             tracing::warn!(%of, from = %self.next, to = %range.start,
                 "records were removed before they were copied; going on behind them");
@@ -535,6 +535,13 @@ impl Merging {
                 status.phase = Phase::Live;
             }
         });
+    }
+
+    /// Stands still, and says so to those who wait for what is merged.
+    async fn stop(&mut self, blocked: Blocked) -> Result<(), LogError> {
+        self.block(blocked);
+        let stopped = merged_record(self.handle.spec(), self.ids, self.next, true);
+        self.writer.commit(vec![stopped]).await.map(drop)
     }
 
     fn block(&self, blocked: Blocked) {
