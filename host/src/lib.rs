@@ -8,9 +8,10 @@
 pub mod error;
 pub mod limits;
 pub mod types;
-// Layer 1: configuration, time, telemetry.
+// Layer 1: configuration, time, telemetry, points at which tests kill the host.
 pub mod clock;
 pub mod config;
+pub mod fail;
 pub mod telemetry;
 // Layers 2 and 3: ports and their adapters.
 pub mod log;

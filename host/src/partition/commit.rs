@@ -7,6 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::PartitionHandle;
 use crate::clock::Clock;
+use crate::fail::{self, Point};
 use crate::limits;
 use crate::log::Log;
 use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
@@ -111,8 +112,10 @@ impl InFlight {
             let mut pause = limits::RETRY_PAUSE_MIN;
             loop {
                 let began = clock.elapsed();
+                fail::point(Point::CommitBegins);
                 match store.commit(Arc::clone(&commit)).await {
                     Ok(()) => {
+                        fail::point(Point::CommitWritten);
                         let took = clock.elapsed().saturating_sub(began);
                         return Ok(Written { commit, took });
                     }

@@ -14,6 +14,7 @@ use super::status::TOPIC_REPLACED;
 use super::{
     Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, Publishing, journal, merge,
 };
+use crate::fail::{self, Point};
 use crate::log::{
     LogError, OffsetRange, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef, Topic,
 };
@@ -80,7 +81,9 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         }) => Some(ports.log.transactional(id).await?),
         _ => None,
     };
+    fail::point(Point::WriterFenced);
     let store: Arc<dyn PartitionStore> = Arc::from(ports.states.open(&spec.store).await?);
+    fail::point(Point::StoreOpened);
     let mut before = store.checkpoint().await?;
     if let Some(found) = before.as_ref().map(|before| before.deployment)
         && found > code.deployment
@@ -116,7 +119,9 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
             checkpoint: checkpoint.clone(),
         }))
         .await?;
+    fail::point(Point::EpochCommitted);
     journal::announce(&*ports.log, spec, checkpoint.epoch).await?;
+    fail::point(Point::OwnerAnnounced);
 
     // Both earlier owners are fenced: what the journal says now stays true.
     let mut published = None;
@@ -138,6 +143,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
             _ => {}
         }
         checkpoint.adopt(&code);
+        fail::point(Point::JournalRead);
     }
     let usable = match failed {
         Some(blocked) => Err(blocked),

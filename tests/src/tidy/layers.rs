@@ -17,6 +17,7 @@ const RANKS: &[(&str, u32)] = &[
     ("error", 2),
     // 1: settings, time, chance, what is measured, tasks.
     ("clock", 10),
+    ("fail", 10),
     ("config", 11),
     ("telemetry", 12),
     ("task", 13),

@@ -21,6 +21,7 @@ use self::copy::{Copied, CopySource, copy};
 use super::publish::Stamp;
 use super::step::{InstanceSlot, StepFault};
 use super::{Blocked, CodeInUse, Exit, MergedInputs, Phase, Ports, Skips, Stop, journal};
+use crate::fail::{self, Point};
 use crate::limits;
 use crate::log::{
     LogError, NewRecord, PartitionReader, Read, ReadLimits, RecordBatch, TransactionalWriter,
@@ -250,6 +251,7 @@ impl Merging {
         let spec = handle.spec();
         let of = spec.of();
         let mut writer = ports.log.transactional(&spec.transactional_id).await?;
+        fail::point(Point::MergeFenced);
         let journal = TopicPartition {
             topic: spec.journal.clone(),
             partition: spec.journal_partition,
@@ -493,7 +495,9 @@ impl Merging {
             }
             records.push(merged_record(spec, self.ids, next, !is_whole));
             self.keep_pace().await;
+            fail::point(Point::MergeBegins);
             self.writer.commit(records).await?;
+            fail::point(Point::MergeWritten);
             self.next = next;
             self.retry_pause = limits::RETRY_PAUSE_MIN;
             self.handle.update(|status| {

@@ -18,6 +18,7 @@ pub(super) use records::Stamp;
 
 use super::step::{EmittedByCall, Poison};
 use super::{PartitionSpec, Publishing, journal};
+use crate::fail::{self, Point};
 use crate::limits;
 use crate::log::{LogError, NewRecord, RecordBatch, TransactionalWriter};
 use crate::state::Checkpoint;
@@ -170,7 +171,9 @@ impl Publisher {
         let count = records.len();
         records.push((spec.journal.clone(), journal::position_record(&position)));
         let task = tokio::spawn(async move {
+            fail::point(Point::TransactionBegins);
             writer.commit(records).await?;
+            fail::point(Point::TransactionWritten);
             Ok(writer)
         });
         self.in_flight = Some(Transaction {
