@@ -21,8 +21,8 @@ const PLUGINS: [&str; 6] = [
     "counter",
     "migrating-counter",
 ];
-/// Owns its topic, so that it cannot run twice.
-const REPUBLISHER: &str = "fleet-onboarding";
+/// Each owns its topic, so that it cannot run twice.
+const REPUBLISHERS: [&str; 2] = ["fleet-onboarding", "running-count"];
 /// Those that the demo does not deploy itself.
 const COUNTERS: [&str; 2] = ["counter", "migrating-counter"];
 const MISBEHAVING: [&str; 11] = [
@@ -120,7 +120,9 @@ fn prebuilt_plugins_are_what_their_sources_say() -> Result<()> {
     for name in COUNTERS {
         host.deploy_prebuilt(name, "")?;
     }
-    built_and_shipped(&copy, "", REPUBLISHER)?;
+    for name in REPUBLISHERS {
+        built_and_shipped(&copy, "", name)?;
+    }
     for name in PLUGINS {
         let built = built_and_shipped(&copy, "", name)?;
         let again = format!("{name}-again");
