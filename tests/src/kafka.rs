@@ -4,6 +4,9 @@
 //! Invariant: a broker keeps its data and its port over [`Broker::stop`], [`Broker::kill`] and
 //! [`Broker::restart`], as a real one would.
 
+pub mod console;
+pub mod flow;
+
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -34,6 +37,9 @@ const STOPS_WITHIN: Duration = Duration::from_secs(60);
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
 /// A cluster id as Kafka's tools make them: 16 bytes, base64. Any will do.
 const CLUSTER_ID: &str = "Zm9sZGhvc3QtdGVzdHMtMQ";
+
+/// How a broker logs.
+const BROKER_LOG: &str = "log4j2.properties";
 
 /// A broker with its own data folder and port.
 #[derive(Debug)]
@@ -103,7 +109,7 @@ impl Broker {
         let (port, controller_port) = (free_port()?, free_port()?);
         let usual = settings(&scratch, port, controller_port);
         scratch.write("server.properties", usual + &extra(port, controller_port))?;
-        let format = java(&["-Xmx256m"])?
+        let format = java(&["-Xmx256m"], BROKER_LOG)?
             .args([
                 "kafka.tools.StorageTool",
                 "format",
@@ -142,7 +148,7 @@ impl Broker {
     /// # Errors
     /// If it does not; the end of its log is in the message.
     pub fn restart(&mut self) -> Result<()> {
-        let mut command = java(&["-Xms256m", "-Xmx768m", "-XX:+UseSerialGC"])?;
+        let mut command = java(&["-Xms256m", "-Xmx768m", "-XX:+UseSerialGC"], BROKER_LOG)?;
         command
             .arg("kafka.Kafka")
             .arg(self.scratch.join("server.properties"));
@@ -480,10 +486,10 @@ fn one(results: Vec<rdkafka::admin::TopicResult>) -> Result<()> {
     Ok(())
 }
 
-/// `java` with the broker's jars on its path.
-fn java(options: &[&str]) -> Result<Command> {
+/// `java` with the broker's jars on its path, logging as a file in `tests/kafka` says.
+fn java(options: &[&str], log: &str) -> Result<Command> {
     let mut command = Command::new("java");
-    let log = repository().join("tests/kafka/log4j2.properties");
+    let log = repository().join("tests/kafka").join(log);
     command
         .args(options)
         // The broker leaves the processors to the host that is tested.

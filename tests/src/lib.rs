@@ -21,6 +21,7 @@ pub mod memory;
 pub mod operate;
 pub mod paths;
 pub mod process;
+pub mod running_count;
 pub mod small_disk;
 pub mod tidy;
 pub mod topic;
