@@ -48,6 +48,8 @@ pub const PUBLISH_RECORDS_MAX: usize = 20_000;
 pub const PUBLISHER_STATE_INTERVAL: Duration = Duration::from_secs(2);
 /// Shortest time between two transactions that copy records of one partition into a merge topic.
 pub const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Newest records of a partition of an owned topic that one look for foreign ones reads.
+pub const FOREIGN_LOOK_RECORDS_MAX: u64 = 1_000;
 /// First look for the last record of its kind: this many records before the end of the partition.
 pub const LOOKUP_RECORDS_MIN: u64 = 64;
 

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::http::Client;
 use crate::kafka::Broker;
-use crate::paths::{Scratch, foldhost, prebuilt_plugin};
+use crate::paths::{Scratch, foldhost, foldhost_with_fail_points, prebuilt_plugin};
 use crate::process::Supervised;
 use crate::wait::{wait_until, wait_until_ok};
 
@@ -29,6 +29,8 @@ pub struct Start {
     listen: String,
     config: Option<PathBuf>,
     wrapper: Vec<OsString>,
+    /// Whether it is the host that can be killed at a point of its own.
+    has_fail_points: bool,
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
 }
@@ -43,6 +45,7 @@ impl Start {
             listen: "127.0.0.1:0".to_owned(),
             config: None,
             wrapper: Vec::new(),
+            has_fail_points: false,
             arguments: Vec::new(),
             environment: Vec::new(),
         }
@@ -90,6 +93,13 @@ impl Start {
         self
     }
 
+    /// A host that is killed at the n-th time that it comes by a point (`host/src/fail.rs`).
+    #[must_use]
+    pub fn killed_at(mut self, point: &str, times: u32) -> Self {
+        self.has_fail_points = true;
+        self.environment("FOLDHOST_FAIL_AT", &format!("{point}:{times}"))
+    }
+
     /// One more argument.
     #[must_use]
     pub fn argument(mut self, argument: impl Into<OsString>) -> Self {
@@ -106,7 +116,11 @@ impl Start {
 
     fn command(&self) -> Result<Command> {
         let mut words = self.wrapper.clone();
-        words.push(foldhost()?.into_os_string());
+        let program = match self.has_fail_points {
+            true => foldhost_with_fail_points()?,
+            false => foldhost()?,
+        };
+        words.push(program.into_os_string());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command
@@ -328,6 +342,14 @@ impl Host {
         status
             .code()
             .with_context(|| format!("ended by a signal: {status:?}"))
+    }
+
+    /// Waits until the process has ended by itself.
+    ///
+    /// # Errors
+    /// If it still runs after `deadline`.
+    pub fn wait_for_end(mut self, deadline: Duration) -> Result<()> {
+        self.process.wait_for_end(deadline).map(drop)
     }
 
     /// Sends SIGKILL and gives what is needed to start it again.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// The root of the clone that is tested.
 ///
@@ -30,6 +30,18 @@ pub fn cache() -> PathBuf {
         .map(PathBuf::from)
         .unwrap_or_else(std::env::temp_dir);
     home.join(".cache/foldhost")
+}
+
+/// The host's binary with the feature `fail-points`: `FOLDHOST_FAIL_POINTS_BIN` (set by `tests/run`).
+///
+/// # Errors
+/// If there is none; the message says how to build it.
+pub fn foldhost_with_fail_points() -> Result<PathBuf> {
+    let path = std::env::var_os("FOLDHOST_FAIL_POINTS_BIN").map(PathBuf::from);
+    path.filter(|path| path.is_file()).context(
+        "FOLDHOST_FAIL_POINTS_BIN names no host: build one with `cargo build --release -p foldhost \
+         --features fail-points` and copy it aside, or use `tests/run`, which does it",
+    )
 }
 
 /// The host's binary: `FOLDHOST_BIN` (set by `tests/run` to what it has just built), else the

@@ -291,6 +291,13 @@ fn described(plugin: &Value) -> String {
     }
     if let Some(output) = plugin["output"].as_str() {
         lines.push(format!("{:<12}{output}", "output"));
+        if let Some(last) = plugin["last_foreign_record"].as_str() {
+            let records = field(plugin, "foreign_records");
+            lines.push(format!(
+                "{:<12}{records} records in {output} are of somebody else, the last at {last}",
+                "foreign"
+            ));
+        }
     }
     for query in items("queries") {
         let name = query["name"]

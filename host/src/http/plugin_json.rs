@@ -60,6 +60,10 @@ pub(super) struct PluginDetails {
     inputs: Vec<InputDetails>,
     /// Topic that it alone publishes to; null = it publishes nothing.
     output: Option<String>,
+    /// Records in it that somebody else wrote, as far as this host has seen since it started.
+    foreign_records: u64,
+    /// The last of them, as topic/partition@offset.
+    last_foreign_record: Option<String>,
     /// Its queries; the default one has an empty name.
     queries: Vec<QueryDetails>,
     /// Every decision to run a component under this name, the newest last.
@@ -300,6 +304,7 @@ impl PluginDetails {
         let code = plugin.code();
         let generation =
             |generation: &Generation| GenerationDetails::of(app, plugin, &decided, generation);
+        let foreign = plugin.foreign();
         Self {
             summary: PluginSummary::of(plugin),
             deployment: deployment.id.0,
@@ -313,6 +318,8 @@ impl PluginDetails {
                 })
                 .collect(),
             output: output(&deployment),
+            foreign_records: foreign.records,
+            last_foreign_record: foreign.last.map(|at| at.to_string()),
             queries: code.map_or_else(Vec::new, |code| queries(&code.inspection().description)),
             deployments: decided
                 .history

@@ -41,7 +41,7 @@ use crate::types::{
 pub use deployments::{
     Decided, Deployment, Deployments, Generation, How, Origin, Paused, Skip, StatePolicy,
 };
-pub use plugin::Plugin;
+pub use plugin::{Foreign, Plugin};
 
 /// What plugins run on. Cheap to clone.
 #[derive(Debug, Clone)]

@@ -42,7 +42,17 @@ struct State {
     assigned: Option<BTreeSet<Partition>>,
     /// How far its inputs are merged, where they are.
     merges: Option<MergeProgress>,
+    foreign: Foreign,
     last_error: Option<String>,
+}
+
+/// Records in the topic that a plugin owns which somebody else wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreign {
+    /// How many this host has seen since it started.
+    pub records: u64,
+    /// The last of them.
+    pub last: Option<RecordPosition>,
 }
 
 /// Who answers for a partition.
@@ -85,6 +95,7 @@ impl Plugin {
                 seats: BTreeMap::new(),
                 assigned: None,
                 merges: None,
+                foreign: Foreign::default(),
                 last_error: None,
             }),
         }
@@ -328,6 +339,19 @@ impl Plugin {
     #[must_use]
     pub fn merge_progress(&self) -> Option<MergeProgress> {
         self.state.read().merges.clone()
+    }
+
+    /// What somebody else wrote to the topic that it owns, as far as this host has seen.
+    #[must_use]
+    pub fn foreign(&self) -> Foreign {
+        self.state.read().foreign.clone()
+    }
+
+    /// Takes note of records that somebody else wrote.
+    pub(super) fn found_foreign(&self, records: u64, last: RecordPosition) {
+        let mut state = self.state.write();
+        state.foreign.records += records;
+        state.foreign.last = Some(last);
     }
 
     pub(super) fn merges(&self, progress: MergeProgress) {

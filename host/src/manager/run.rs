@@ -7,6 +7,7 @@
 //! often that is looked at.
 
 mod align;
+mod audit;
 mod load;
 mod merge;
 mod report;
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::audit::Audit;
 use self::load::Loads;
 use self::merge::Merges;
 use self::report::Reports;
@@ -158,6 +160,7 @@ struct Running {
     workers: JoinSet<(Place, u64, Exit)>,
     retries: BTreeMap<Place, Retry>,
     merges: Merges,
+    audit: Audit,
     /// Deployments whose topics are there.
     prepared: BTreeSet<DeploymentId>,
     lookups: Lookups,
@@ -195,6 +198,7 @@ impl Running {
             workers: JoinSet::new(),
             retries: BTreeMap::new(),
             merges: Merges::default(),
+            audit: Audit::default(),
             prepared: BTreeSet::new(),
             changed: Arc::new(Notify::new()),
             serial: 0,
@@ -405,6 +409,8 @@ impl Running {
             .collect::<BTreeMap<TopicPartition, _>>();
         self.membership.report(&positions);
         self.merges.look(&self.context, &decided).await;
+        self.audit
+            .look(&self.plugin, &self.context, &self.lookups, &self.assigned);
         for generation in decided.generations() {
             let input = &generation.deployment.folded(&self.context.cluster).topic;
             let Ok(Some(topic)) = self.context.log.topic(input).await else {

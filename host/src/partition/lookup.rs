@@ -67,6 +67,26 @@ impl Lookups {
         Ok(last.await?.map(Offset::next))
     }
 
+    /// Shows every record of a range that is visible.
+    ///
+    /// # Errors
+    /// As [`last`](Self::last).
+    pub async fn each(
+        &self,
+        of: &TopicPartition,
+        range: OffsetRange,
+        mut show: impl FnMut(&RecordRef<'_>),
+    ) -> Result<(), LogError> {
+        let _turn = self.turn(of).await;
+        let mut read = |record: &RecordRef<'_>| {
+            show(record);
+            None::<()>
+        };
+        self.last_between(of, range.start, range.end, &mut read)
+            .await
+            .map(drop)
+    }
+
     async fn last_in<T>(
         &self,
         of: &TopicPartition,

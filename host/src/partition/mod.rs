@@ -45,6 +45,7 @@ pub use handle::{Lookup, Merging, PartitionHandle};
 pub use lookup::Lookups;
 pub use merge::{MergeControl, MergeHandle, MergeProgress, MergeSpec, run_merge};
 pub use open::partitions_changed;
+pub use publish::is_stamped;
 pub use status::{Blocked, PartitionStatus, Phase};
 pub use step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
 pub use table::StateBudget;

@@ -59,6 +59,10 @@ mod names {
         "published_records",
         "Records that were published in transactions: outputs and dead letters",
     );
+    pub(super) const FOREIGN: Name = Name(
+        "foreign_records",
+        "Records in the owned topic that somebody else wrote, as far as they were seen",
+    );
     pub(super) const REJECTIONS: Name =
         Name("rejections", "Events that could not be applied, by code");
     pub(super) const STATE_BYTES: Name = Name("state_bytes", "Bytes of states in memory");
@@ -173,6 +177,7 @@ struct Families {
     commit: Histograms<Labels>,
     events: Family<Labels, Counter>,
     published: Family<Labels, Counter>,
+    foreign: Family<Labels, Counter>,
     rejections: Family<RejectionLabels, Counter>,
     state_bytes: Family<Labels, Gauge>,
     state_largest: Family<Labels, Gauge>,
@@ -223,6 +228,7 @@ impl Metrics {
             commit: Family::new_with_constructor(seconds),
             events: Family::default(),
             published: Family::default(),
+            foreign: Family::default(),
             rejections: Family::default(),
             state_bytes: Family::default(),
             state_largest: Family::default(),
@@ -291,6 +297,13 @@ impl Metrics {
         let series = self.of(of);
         let published = self.0.families.published.get_or_create(&series.labels);
         published.inc_by(records);
+    }
+
+    /// So many records of somebody else were found in the owned topic.
+    pub fn foreign(&self, of: impl Into<PartitionLabels>, records: u64) {
+        let series = self.of(of);
+        let foreign = self.0.families.foreign.get_or_create(&series.labels);
+        foreign.inc_by(records);
     }
 
     /// An event could not be applied.
@@ -390,6 +403,7 @@ impl Families {
         register(all, &names::COMMIT, &self.commit);
         register(all, &names::EVENTS, &self.events);
         register(all, &names::PUBLISHED, &self.published);
+        register(all, &names::FOREIGN, &self.foreign);
         register(all, &names::REJECTIONS, &self.rejections);
         register(all, &names::STATE_BYTES, &self.state_bytes);
         register(all, &names::STATE_LARGEST, &self.state_largest);
@@ -442,6 +456,7 @@ impl Families {
         self.cache_hits.remove(labels);
         self.cache_misses.remove(labels);
         self.published.remove(labels);
+        self.foreign.remove(labels);
         for code in series.rejection_codes.lock().iter() {
             self.rejections.remove(&labels.with_code(code.clone()));
         }

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 pub(super) use frontier::Limit;
 pub(super) use opening::{Published, resolve};
 pub(super) use records::Stamp;
+pub use records::is_stamped;
 
 use super::step::{EmittedByCall, Poison};
 use super::{PartitionSpec, Publishing, journal};

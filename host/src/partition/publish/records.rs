@@ -166,6 +166,15 @@ impl Stamp {
     }
 }
 
+/// Whether a record carries the stamp of a plugin.
+#[must_use]
+pub fn is_stamped(record: &RecordRef<'_>, plugin: &PluginName) -> bool {
+    let stamp = Some(plugin.as_str().as_bytes());
+    record
+        .headers()
+        .any(|(name, value)| name == PLUGIN && value == stamp)
+}
+
 /// Header with the name of the plugin that published a record.
 const PLUGIN: &str = "foldhost-plugin";
 /// Header with the generation that published it.
