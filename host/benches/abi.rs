@@ -32,6 +32,7 @@ use foldhost::limits;
 use foldhost::log::{Partitioner, RecordBatch};
 use foldhost::partition::{InstanceSlot, Place, Source, States, Stepped, step};
 use foldhost::plugin::engine::{EngineSettings, WasmEngine};
+use foldhost::plugin::manifest::OnError;
 use foldhost::plugin::{Parameters, PluginEngine as _};
 use foldhost::types::{Offset, Partition};
 
@@ -53,7 +54,14 @@ const SOURCE: Source = Source {
     partition: Partition(0),
     partitions: 1,
     partitioner: Partitioner::Murmur2,
+    framings: Vec::new(),
     headers: false,
+    on_error: OnError::Stop,
+    record_bytes_max: usize::MAX,
+    letter_bytes_max: usize::MAX,
+    merged: None,
+    record_keys: false,
+    origins: false,
 };
 
 /// Bytes of a value where its size is not the question.
@@ -181,7 +189,7 @@ fn batch(round: u64, events: usize, value_bytes: usize) -> RecordBatch {
 
 /// One step, of which everything must have been folded: what stops before its end would only look fast.
 fn fold(slot: &mut InstanceSlot, states: &Held, batch: &RecordBatch) -> Stepped {
-    let stepped = step(slot, states, batch, SOURCE).expect("nothing interrupts it");
+    let stepped = step(slot, states, batch, &SOURCE).expect("nothing interrupts it");
     assert_eq!(stepped.folded, batch.len(), "{:?}", stepped.poison);
     stepped
 }

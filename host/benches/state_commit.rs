@@ -106,6 +106,7 @@ fn commit(keys: usize) -> Arc<Commit> {
             folds_from: Offset(0),
             gaps: 0,
             incomplete: false,
+            published: false,
         },
     })
 }

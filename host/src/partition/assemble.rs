@@ -6,10 +6,11 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::changes::Place;
+use super::frame::Content;
 use super::merged;
 use super::step::{Before, Poison, States};
 use crate::limits;
-use crate::log::{Partitioner, RecordBatch, RecordRef};
+use crate::log::{Framing, Partitioner, RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{FoldInput, HeadersColumn, OptionalColumn, OriginsColumn};
 use crate::types::{Offset, Partition, TopicName};
@@ -23,6 +24,8 @@ pub struct Source {
     pub partitions: u32,
     /// How its keys were spread.
     pub partitioner: Partitioner,
+    /// What lies around the values of each of the plugin's inputs.
+    pub framings: Vec<Framing>,
     /// Whether the plugin asked for headers.
     pub headers: bool,
     /// What becomes of an event that cannot be applied.
@@ -37,6 +40,18 @@ pub struct Source {
     pub record_keys: bool,
     /// Whether the plugin asked where records were before they were merged.
     pub origins: bool,
+}
+
+impl Source {
+    /// A record as the plugin sees it, if it is of the input at `index`.
+    fn content<'a>(
+        &self,
+        record: RecordRef<'a>,
+        index: u8,
+    ) -> Result<Content<'a>, (&'static str, String)> {
+        let framing = self.framings.get(usize::from(index)).copied();
+        Content::of(record, framing.unwrap_or_default())
+    }
 }
 
 /// One call's columns, with what is needed to read its answer.
@@ -113,7 +128,9 @@ impl Assembled {
         for index in from..until {
             let record = batch.get(index);
             let checked = check_key(&record, source).and_then(|key| {
-                self.origins.extend(origin(&record, source)?);
+                let origin = origin(&record, source)?;
+                source.content(record, origin.map_or(0, |it| it.input))?;
+                self.origins.extend(origin);
                 Ok(key)
             });
             let key = match checked {
@@ -195,24 +212,28 @@ impl Assembled {
             let entity = &mut self.entities[self.input.entities[index] as usize];
             entity.last_offset = record.offset;
             entity.last_timestamp_ms = record.timestamp_ms;
-            self.push_event(&record, self.origins.get(index).copied());
+            self.push_event(record, self.origins.get(index).copied(), source);
         }
     }
 
-    fn push_event(&mut self, record: &RecordRef<'_>, origin: Option<Origin>) {
-        self.input.values.push(record.value);
-        self.input.inputs.push(origin.map_or(0, |it| it.input));
+    fn push_event(&mut self, record: RecordRef<'_>, origin: Option<Origin>, source: &Source) {
+        let input = origin.map_or(0, |it| it.input);
+        let content = source
+            .content(record, input)
+            .expect("records whose frame is bad are not in the call");
+        self.input.values.push(content.value);
+        self.input.inputs.push(input);
         self.input.timestamps_ms.push(record.timestamp_ms);
         self.input.offsets.push(record.offset.0);
         if let Some(keys) = &mut self.input.record_keys {
-            keys.push(merged::record_key(record));
+            keys.push(merged::record_key(&record));
         }
         if let (Some(origins), Some(origin)) = (&mut self.input.origins, origin) {
             origins.partitions.push(origin.partition.0);
             origins.offsets.push(origin.offset.0);
         }
         if let Some(headers) = &mut self.input.headers {
-            headers.push_record(record.headers().filter(|(name, _)| !merged::is_mark(name)));
+            headers.push_record(content.headers());
         }
     }
 }

@@ -12,6 +12,7 @@ mod assemble;
 mod changes;
 mod commit;
 mod control;
+mod frame;
 mod handle;
 pub mod journal;
 mod lookup;

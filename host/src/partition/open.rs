@@ -200,6 +200,7 @@ async fn source_of(
         partition: spec.store.partition,
         partitions: checkpoint.partitions,
         partitioner: spec.partitioner(),
+        framings: manifest.framings(),
         headers: manifest.headers,
         on_error: manifest.on_error,
         record_bytes_max: bytes_max(publishing.and_then(|it| it.output.as_ref())).await,

@@ -29,6 +29,7 @@ use crate::types::{
 };
 
 mod directed;
+mod framing;
 mod publishing;
 
 const PLENTY: Duration = Duration::from_secs(60);
@@ -221,6 +222,7 @@ const SOURCE: Source = Source {
     partition: Partition(0),
     partitions: 1,
     partitioner: Partitioner::Murmur2,
+    framings: Vec::new(),
     headers: false,
     on_error: OnError::Stop,
     record_bytes_max: usize::MAX,

@@ -150,6 +150,12 @@ impl Manifest {
         parse::manifest(text)
     }
 
+    /// What lies around the values of each input.
+    #[must_use]
+    pub fn framings(&self) -> Vec<Framing> {
+        self.inputs.iter().map(|input| input.framing).collect()
+    }
+
     /// Whether it writes to the log, in transactions: it owns a topic, or events that it cannot apply
     /// go there.
     #[must_use]

@@ -4,10 +4,11 @@
 
 use bytes::Bytes;
 
+use super::super::frame::Content;
 use super::super::merged;
 use super::super::step::{InstanceSlot, Poison, StepFault, poison_code};
 use crate::limits;
-use crate::log::{Header, NewRecord, RecordBatch, RecordRef};
+use crate::log::{Framing, Header, NewRecord, RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{CallError, HeadersColumn, RouteInput, Routes};
 use crate::types::{RecordPosition, TopicPartition};
@@ -19,6 +20,8 @@ pub(super) struct CopySource {
     pub(super) of: TopicPartition,
     /// Index of its topic in the plugin's inputs.
     pub(super) input: u8,
+    /// What lies around its values; what is copied keeps it.
+    pub(super) framing: Framing,
     /// Whether `route` asks for headers.
     pub(super) headers: bool,
     /// What becomes of a record that cannot be copied.
@@ -56,10 +59,15 @@ pub(super) fn copy(
     let mut records_max = limits::BATCH_EVENTS_MAX;
     while copied.done < batch.len() && copied.poison.is_none() {
         let from = copied.done;
-        let count = (batch.len() - from).min(records_max);
+        let mut count = (batch.len() - from).min(records_max);
         let routed = match &mut slot {
             Some(slot) => {
-                let input = route_input(batch, from, count, source);
+                let (input, bad) = route_input(batch, from, count, source);
+                if let Some(bad) = bad.filter(|bad| bad.index == from) {
+                    copied.found(bad, batch, source);
+                    continue;
+                }
+                count = input.inputs.len();
                 slot.call(|instance| instance.route(&input)).map(Some)
             }
             None => Ok(None),
@@ -88,21 +96,39 @@ pub(super) fn copy(
     Ok(copied)
 }
 
-fn route_input(batch: &RecordBatch, from: usize, count: usize, source: &CopySource) -> RouteInput {
+/// The columns of at most `count` records from `from` on, and why they end before one that cannot go in.
+fn route_input(
+    batch: &RecordBatch,
+    from: usize,
+    count: usize,
+    source: &CopySource,
+) -> (RouteInput, Option<Poison>) {
     let mut input = RouteInput {
         headers: source.headers.then(HeadersColumn::default),
         ..RouteInput::default()
     };
-    for record in (from..from + count).map(|index| batch.get(index)) {
+    for index in from..from + count {
+        let record = batch.get(index);
+        let content = match Content::of(record, source.framing) {
+            Ok(content) => content,
+            Err((code, reason)) => {
+                let poison = Poison {
+                    index,
+                    code: code.to_owned(),
+                    reason,
+                };
+                return (input, Some(poison));
+            }
+        };
         input.inputs.push(source.input);
         input.keys.push(record.key);
-        input.values.push(record.value);
+        input.values.push(content.value);
         input.timestamps_ms.push(record.timestamp_ms);
         if let Some(headers) = &mut input.headers {
-            headers.push_record(record.headers());
+            headers.push_record(content.headers());
         }
     }
-    input
+    (input, None)
 }
 
 impl Copied {
@@ -212,3 +238,6 @@ impl Copied {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

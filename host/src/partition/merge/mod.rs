@@ -306,6 +306,7 @@ impl Merging {
             source: CopySource {
                 of,
                 input: spec.index,
+                framing: spec.input.framing,
                 headers: false,
                 on_error: code.manifest().on_error,
                 record_bytes_max: ports.log.record_bytes_max(&spec.merge_topic).await,
@@ -397,6 +398,9 @@ impl Merging {
         self.slot = capabilities
             .route
             .then(|| InstanceSlot::new(code.code.clone()));
+        let inputs = &code.manifest().inputs;
+        let input = inputs.get(usize::from(self.source.input));
+        self.source.framing = input.map(|it| it.framing).unwrap_or_default();
         self.source.headers = code.manifest().headers;
         self.source.on_error = code.manifest().on_error;
         self.skips = skips;

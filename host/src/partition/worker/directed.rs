@@ -55,6 +55,7 @@ impl Worker {
             from = %self.checkpoint.next, "other code folds from here on");
         self.slot = InstanceSlot::new(code.code.clone());
         let manifest = code.manifest();
+        self.source.framings = manifest.framings();
         self.source.headers = manifest.headers;
         self.source.record_keys = manifest.record_keys;
         self.source.origins = manifest.origins;
