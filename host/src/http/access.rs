@@ -12,21 +12,17 @@ use axum::http::{HeaderMap, HeaderValue};
 
 use super::conditions::{Conditions, LAG, POSITION, PREFERENCE_APPLIED};
 use super::context::App;
+use super::positions::{self, Goal};
 use crate::cluster::Location;
 use crate::error::{Code, Problem};
 use crate::manager::Plugin;
-use crate::partition::{CodeInUse, Lookup, PartitionHandle, PartitionStatus, Phase};
+use crate::partition::{Blocked, CodeInUse, Lookup, PartitionHandle, PartitionStatus, Phase};
 use crate::state::KeyState;
-use crate::types::{Offset, Partition, TopicName};
+use crate::types::{Offset, Partition, PluginName, RecordPosition, TopicName};
 
-/// The topic whose partitions are the plugin's partitions.
-pub(super) fn topic(plugin: &Plugin) -> TopicName {
-    let deployment = plugin.deployment();
-    let first = deployment.inputs.first();
-    first
-        .expect("a manifest without inputs is refused")
-        .topic
-        .clone()
+/// The topic whose records a partition folds, and by which its position is told.
+pub(super) fn topic(handle: &PartitionHandle) -> &TopicName {
+    &handle.spec().input.topic
 }
 
 /// The local partition, or who has it.
@@ -63,9 +59,10 @@ pub(super) async fn ready(
     partition: Partition,
     conditions: &Conditions,
 ) -> Result<(PartitionHandle, PartitionStatus), Problem> {
-    let handle = match wanted(plugin, partition, conditions)? {
-        None => local(app, plugin, partition)?,
-        Some(offset) => wait(app, plugin, partition, offset, conditions.wait_or_default()).await?,
+    positions::check(app, plugin, conditions)?;
+    let handle = match conditions.positions.is_empty() {
+        true => local(app, plugin, partition)?,
+        false => wait(app, plugin, partition, conditions).await?,
     };
     let status = handle.status();
     match status.phase {
@@ -98,90 +95,119 @@ pub(super) async fn state(
     Ok(handle.state(key).await?)
 }
 
-/// The last record of this partition that the client wants to see folded.
-fn wanted(
-    plugin: &Plugin,
-    partition: Partition,
-    conditions: &Conditions,
-) -> Result<Option<Offset>, Problem> {
-    let deployment = plugin.deployment();
-    let inputs = &deployment.inputs;
-    let is_input = |topic: &TopicName| inputs.iter().any(|input| input.topic == *topic);
-    if let Some(foreign) = conditions.positions.iter().find(|at| !is_input(&at.topic)) {
-        let topics: Vec<_> = inputs.iter().map(|input| input.topic.as_str()).collect();
-        return Err(Problem::new(
-            Code::PositionNotAnInput,
-            format!(
-                "{foreign} is not of an input of {}: it reads {}",
-                plugin.name(),
-                topics.join(", ")
-            ),
-        )
-        .with("inputs", topics));
-    }
-    let here = conditions
-        .positions
-        .iter()
-        .filter(|at| at.partition == partition);
-    Ok(here.map(|at| at.offset).max())
-}
-
-/// Who answers now, as soon as that has folded the record at `offset`.
+/// Who answers now, as soon as that has folded what the client named.
 async fn wait(
     app: &App,
     plugin: &Plugin,
     partition: Partition,
-    offset: Offset,
-    within: Duration,
+    conditions: &Conditions,
 ) -> Result<PartitionHandle, Problem> {
     /// How long one of several that may answer is waited for.
     const SLICE: Duration = Duration::from_millis(100);
     let clock = &app.services.clock;
+    let within = conditions.wait_or_default();
     let until = clock.elapsed() + within;
-    let handle = loop {
+    // What has to be folded is found once for each that may answer.
+    let mut found: Option<(PartitionHandle, Goal)> = None;
+    loop {
         let handle = local(app, plugin, partition)?;
         let left = until.saturating_sub(clock.elapsed());
-        let folded = handle.wait_folded(offset, left.min(SLICE));
-        if app.unless_stopped(folded).await? {
-            return Ok(handle);
+        let goal = match found.take() {
+            Some((of, goal @ Goal::Folded(_))) if of.is_same(&handle) => goal,
+            _ => {
+                let goal = positions::goal(app, &handle, &conditions.positions, left.min(SLICE));
+                app.unless_stopped(goal).await??
+            }
+        };
+        // What stands still goes no further: waiting would only hide why.
+        let (has_folded, is_stuck) = match &goal {
+            Goal::Nothing => (true, false),
+            Goal::Folded(offset) => {
+                let folded = handle.wait_folded(*offset, left.min(SLICE));
+                let is_paused = handle.status().phase == Phase::Paused;
+                let has_folded = app.unless_stopped(folded).await?;
+                (has_folded, handle.is_blocked() || is_paused)
+            }
+            Goal::Unmerged { is_stopped, .. } => (false, *is_stopped),
+        };
+        let left = until.saturating_sub(clock.elapsed());
+        match goal {
+            _ if has_folded => return Ok(handle),
+            // It may have been folded just before it stopped.
+            Goal::Folded(offset) if handle.status().next > offset => return Ok(handle),
+            goal if is_stuck || left.is_zero() => {
+                return Err(not_reached(plugin, &handle, &goal, within));
+            }
+            goal => found = Some((handle, goal)),
         }
-        let status = handle.status();
-        // What stands still folds nothing more: waiting would only hide why.
-        let is_stuck = matches!(status.phase, Phase::Blocked | Phase::Paused);
-        if is_stuck || left.is_zero() {
-            break handle;
-        }
-    };
-    let status = handle.status();
-    if status.next > offset {
-        return Ok(handle);
     }
-    let topic = topic(plugin);
-    let mut detail = format!(
-        "{} has not folded {topic}/{partition}@{offset} within {} s: ",
-        plugin.name(),
-        within.as_secs()
-    );
-    let _ = match (&status.blocked, status.fault()) {
-        (Some(blocked), _) => write!(detail, "the partition is blocked: {}", blocked.detail),
+}
+
+/// Why what the client named is not folded.
+fn not_reached(
+    plugin: &Plugin,
+    handle: &PartitionHandle,
+    goal: &Goal,
+    within: Duration,
+) -> Problem {
+    let name = plugin.name();
+    let status = handle.status();
+    let (what, next) = match goal {
+        Goal::Unmerged { at, next, .. } => (format!("merged {at}"), *next),
+        Goal::Folded(offset) => (
+            format!("folded {}@{offset}", handle.spec().source()),
+            Some(status.next),
+        ),
+        Goal::Nothing => (String::new(), Some(status.next)),
+    };
+    let mut detail = format!("{name} has not {what} within {} s: ", within.as_secs());
+    let blocked = match goal {
+        Goal::Unmerged { at, .. } => unmerged(plugin, at),
+        Goal::Folded(_) | Goal::Nothing => status.blocked.clone(),
+    };
+    let _ = match (&blocked, status.fault()) {
+        (Some(blocked), _) => write!(detail, "it is blocked: {}", blocked.detail),
         (None, Some(error)) => write!(detail, "the partition keeps trying after an error: {error}"),
         (None, None) if status.phase == Phase::Paused => {
-            write!(
-                detail,
-                "it is paused (`foldhost plugin resume {}`)",
-                plugin.name()
-            )
+            write!(detail, "it is paused (`foldhost plugin resume {name}`)")
         }
-        (None, None) => write!(
-            detail,
-            "its next record is {}; ask again, or wait longer with 'Prefer: wait=<seconds>'",
-            status.next
-        ),
+        (None, None) => write!(detail, "{}", standing(name, goal, next)),
     };
-    Err(Problem::new(Code::PositionNotReached, detail)
-        .with("partition", partition.0)
-        .with("next", status.next.0)
-        .with("lag", status.lag_events))
+    let problem = Problem::new(Code::PositionNotReached, detail)
+        .with("partition", handle.spec().store.partition.0)
+        .with("lag", status.lag_events);
+    match next {
+        Some(next) => problem.with("next", next.0),
+        None => problem,
+    }
+}
+
+/// Where what is waited for stands, if nothing is wrong as far as this partition knows.
+fn standing(name: &PluginName, goal: &Goal, next: Option<Offset>) -> String {
+    const LONGER: &str = "ask again, or wait longer with 'Prefer: wait=<seconds>'";
+    match (goal, next) {
+        (
+            Goal::Unmerged {
+                is_stopped: true, ..
+            },
+            _,
+        ) => format!("its input stands still there (`foldhost plugin show {name}` says why)"),
+        (_, Some(next)) => format!("its next record is {next}; {LONGER}"),
+        (_, None) => format!(
+            "nothing of that partition is merged; see whether there is such a partition, {LONGER}"
+        ),
+    }
+}
+
+/// Why an input is not merged up to a record, if that is known here: whoever copies it may be another host.
+fn unmerged(plugin: &Plugin, record: &RecordPosition) -> Option<Blocked> {
+    let is_it = |blocked: &Blocked| {
+        let at = blocked.at.as_ref();
+        at.is_some_and(|at| at.topic == record.topic && at.partition == record.partition)
+    };
+    let handles = plugin.locals().into_iter();
+    let mut blocked = handles.filter_map(|(_, handle)| handle.status().blocked);
+    blocked.find(is_it)
 }
 
 /// The partition's store and reader are being opened, or the plugin's code is being fetched.

@@ -12,6 +12,7 @@ use super::HttpServices;
 use super::routes::RouteTable;
 use crate::error::{Code, Problem};
 use crate::limits;
+use crate::partition::Lookups;
 
 /// Shared context of all requests.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub(super) struct Context {
     pub(super) bodies: Arc<Semaphore>,
     /// Reads of topics that may run now.
     pub(super) topic_reads: Semaphore,
+    /// Looks for the ends of merge topics.
+    pub(super) lookups: Lookups,
     /// The OpenAPI document, serialised once.
     pub(super) openapi: Bytes,
     /// All routes, for answers to requests that hit none.
@@ -46,6 +49,7 @@ impl App {
         routes: RouteTable,
     ) -> Self {
         Self(Arc::new(Context {
+            lookups: Lookups::new(&services.log, "http.lookups"),
             services,
             stop,
             bodies: Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX / BODY_UNIT_BYTES)),

@@ -103,6 +103,7 @@ async fn list_keys(
     let (mut partitions, elsewhere) = partitions(&app, &plugin, only)?;
     let conditions = Conditions::of(&headers)?;
     let progress = ready(&app, &plugin, &mut partitions, &conditions).await?;
+    let topic = access::topic(&partitions[0].1).clone();
     let code = partitions[0].1.code();
     let asking = asking(&app, &code, &principal, arguments)?;
     let listing = Listing {
@@ -125,7 +126,7 @@ async fn list_keys(
         .await?
     };
     let headers = response.headers_mut();
-    access::stamp(headers, &access::topic(&plugin), &progress, &conditions);
+    access::stamp(headers, &topic, &progress, &conditions);
     let covered: Vec<_> = progress.iter().map(|at| at.partition.to_string()).collect();
     headers.insert(PARTITIONS, access::ascii(covered.join(", ")));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -22,6 +22,7 @@ mod operations;
 mod params;
 mod plugin_json;
 mod plugins;
+mod positions;
 mod problem;
 mod read;
 mod record_json;

@@ -301,6 +301,7 @@ impl PluginDetails {
             .map(|(partition, handle)| (*partition, handle.status()))
             .collect();
         let inputs = deployment.inputs.iter();
+        let folded = deployment.folded(&app.services.cluster_name);
         let code = plugin.code();
         let generation =
             |generation: &Generation| GenerationDetails::of(app, plugin, &decided, generation);
@@ -333,7 +334,7 @@ impl PluginDetails {
             building: decided.building.as_ref().map(generation),
             kept: decided.kept.as_ref().map(generation),
             skips: decided.skips.iter().map(SkipDetails::of).collect(),
-            history: History::of(super::access::topic(plugin).as_str(), &statuses),
+            history: History::of(folded.topic.as_str(), &statuses),
             partitions: PartitionDetails::all(app, plugin, &decided, deployment.partitions, &open),
             last_error: plugin.last_error(),
         }

@@ -178,6 +178,7 @@ async fn ask(
         lag_events,
     } = access::state(app, &plugin, partition, &mut handle, &key).await?;
 
+    let topic = access::topic(&handle).clone();
     let code = handle.code();
     let inspection = code.code.inspection();
     let query = segments.find("query").unwrap_or_default();
@@ -215,7 +216,7 @@ async fn ask(
     // What the plugin says about a key is as old as a refusal of it: both carry the position.
     let mut response = answer.unwrap_or_else(IntoResponse::into_response);
     let headers = response.headers_mut();
-    access::stamp(headers, &access::topic(&plugin), &[progress], &conditions);
+    access::stamp(headers, &topic, &[progress], &conditions);
     if response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED {
         cacheable(response.headers_mut(), etag);
     }
