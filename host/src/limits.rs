@@ -321,7 +321,7 @@ pub const TRANSACTIONAL_ID_BYTES_MAX: usize = 512;
 pub const KAFKA_REQUEST_MAX: Duration = Duration::from_secs(10);
 /// Longest time that a record may take to be written to Kafka, retries included.
 pub const KAFKA_DELIVERY_MAX: Duration = Duration::from_secs(30);
-/// Longest time for a transaction to be begun, committed or aborted.
+/// Longest time for a transaction to be committed.
 pub const KAFKA_TRANSACTION_MAX: Duration = Duration::from_secs(30);
 /// How long a created or deleted topic may take to be seen as such by the brokers.
 pub const KAFKA_TOPIC_SETTLE_MAX: Duration = Duration::from_secs(30);

@@ -21,6 +21,11 @@ use super::{blocking, error};
 /// How often a commit that was not answered in time is asked for again.
 const COMMIT_ATTEMPTS: u32 = 3;
 
+/// What to look at where only transactions fail.
+const IF_OTHERS_ARE_ANSWERED: &str = "if the brokers answer other requests, transactions cannot work on them: set \
+     transaction.state.log.replication.factor and transaction.state.log.min.isr to at most the number of \
+     brokers, and see that the topic __transaction_state has its replicas";
+
 /// Writes under one transactional id.
 pub(super) struct KafkaTransactions {
     id: String,
@@ -39,7 +44,7 @@ impl KafkaTransactions {
         let writer = Writer::new(&settings.transactional(id), id, Arc::clone(&placing))?;
         let producer = Arc::clone(writer.producer());
         let opened =
-            blocking(move || Ok(producer.init_transactions(limits::KAFKA_TRANSACTION_MAX))).await?;
+            blocking(move || Ok(producer.init_transactions(limits::KAFKA_REQUEST_MAX))).await?;
         match opened {
             Ok(()) => Ok(Self {
                 id: id.to_owned(),
@@ -48,7 +53,14 @@ impl KafkaTransactions {
             }),
             Err(error) => {
                 let what = format!("opening transactional id '{id}'");
-                Err(writer.explain(error::asked(error::code_of(&error), &what)))
+                let error = writer.explain(error::asked(error::code_of(&error), &what));
+                Err(match error {
+                    // A broker that cannot write down transactions says nothing else, for ever.
+                    LogError::Unavailable(why) => {
+                        LogError::Unavailable(format!("{why}; {IF_OTHERS_ARE_ANSWERED}"))
+                    }
+                    error => error,
+                })
             }
         }
     }

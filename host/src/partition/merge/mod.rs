@@ -7,6 +7,7 @@
 //! cannot be copied stops its partition, or goes where `on-error` says.
 
 mod copy;
+mod lost;
 mod progress;
 
 use std::sync::Arc;
@@ -289,13 +290,16 @@ impl Merging {
                     Start::Latest => range.end,
                     Start::At(timestamp_ms) => ports.log.offset_at(&of, timestamp_ms).await?,
                 };
-                // Resolved once: a restart must not find another start.
                 let ids = Ids {
                     input: topic.id,
                     merge: merge.id,
                 };
-                let merged = merged_record(spec, ids, start, false);
-                writer.commit(vec![merged]).await?;
+                blocked = lost::lost(&ports, spec).await?;
+                // Resolved once: a restart must not find another start.
+                if blocked.is_none() {
+                    let merged = merged_record(spec, ids, start, false);
+                    writer.commit(vec![merged]).await?;
+                }
                 (start, ids)
             }
         };
