@@ -59,12 +59,12 @@ fn event(flight: &Flight, landed: bool) -> Vec<u8> {
     outer
 }
 
-fn varint(to: &mut Vec<u8>, field: u64, value: u64) {
+pub(crate) fn varint(to: &mut Vec<u8>, field: u64, value: u64) {
     number(to, field << 3 | VARINT);
     number(to, value);
 }
 
-fn bytes(to: &mut Vec<u8>, field: u64, value: &[u8]) {
+pub(crate) fn bytes(to: &mut Vec<u8>, field: u64, value: &[u8]) {
     number(to, field << 3 | BYTES);
     number(to, value.len() as u64);
     to.extend_from_slice(value);

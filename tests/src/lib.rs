@@ -11,6 +11,7 @@
 pub mod clone;
 pub mod feed;
 pub mod fleet;
+pub mod fleet_records;
 pub mod flight_records;
 pub mod flights;
 pub mod host;
@@ -26,6 +27,7 @@ pub mod small_disk;
 pub mod tidy;
 pub mod topic;
 pub mod trace;
+pub mod two_inputs;
 pub mod utilisation;
 pub mod wait;
 pub mod wasm;
