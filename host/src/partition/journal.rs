@@ -75,6 +75,8 @@ pub struct Merged {
     pub stopped: bool,
     /// The merge topic's identity, where the log can tell.
     pub merge_topic_id: Option<[u8; 16]>,
+    /// How far it was copied is unknown: this is no position, and only says that it stands still.
+    pub lost: bool,
 }
 
 /// Announces that `spec`'s partition was opened under `epoch`.
@@ -133,6 +135,7 @@ pub fn merged_record(partition: Partition, merged: &Merged) -> NewRecord {
         next: merged.next.0,
         stopped: merged.stopped,
         merge_topic_id: wire_id(merged.merge_topic_id),
+        lost: merged.lost,
     };
     let key = format!(
         "merged/{}/{}/{}",
@@ -157,6 +160,7 @@ pub fn read_merged(value: &[u8]) -> Option<Merged> {
         next: Offset(merged.next),
         stopped: merged.stopped,
         merge_topic_id: read_id(&merged.merge_topic_id)?,
+        lost: merged.lost,
     })
 }
 

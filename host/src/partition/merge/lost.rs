@@ -6,6 +6,9 @@ use crate::log::LogError;
 use crate::partition::{Blocked, Ports, journal};
 use crate::types::{Partition, TopicName, TopicPartition};
 
+/// Code of a stage that does not know how far its input was copied.
+pub(super) const CODE: &str = "position-lost";
+
 /// Why the input is not copied, if copies are there, and the journal has no position of any input: every
 /// merge stage writes one before its first copy.
 ///
@@ -18,7 +21,7 @@ pub(super) async fn lost(ports: &Ports, spec: &MergeSpec) -> Result<Option<Block
     }
     let (merge, journal, plugin) = (&spec.merge_topic, &spec.journal, &spec.plugin);
     Ok(Some(blocked(
-        "position-lost",
+        CODE,
         format!(
             "topic '{merge}' has records, but the journal (topic '{journal}') does not say how far the inputs \
              were merged: nothing more is, since it could be merged twice. Was the journal deleted or cut? The \
@@ -40,7 +43,8 @@ async fn has_copies(ports: &Ports, merge: &TopicName) -> Result<bool, LogError> 
 async fn has_positions(ports: &Ports, spec: &MergeSpec) -> Result<bool, LogError> {
     for of in partitions(ports, &spec.journal).await? {
         let found = ports.lookups.last(&of, |record| {
-            journal::read_merged(record.value?).filter(|it| it.merge_topic == spec.merge_topic)
+            journal::read_merged(record.value?)
+                .filter(|it| it.merge_topic == spec.merge_topic && !it.lost)
         });
         if found.await?.is_some() {
             return Ok(true);

@@ -259,7 +259,7 @@ impl Merging {
         };
         let found = ports.lookups.last(&journal, |record| {
             journal::read_merged(record.value?)
-                .filter(|it| it.merge_topic == spec.merge_topic && it.of == of)
+                .filter(|it| it.merge_topic == spec.merge_topic && it.of == of && !it.lost)
         });
         let found = found.await?;
         let topic = ports.log.topic(&of.topic).await?;
@@ -551,9 +551,16 @@ impl Merging {
 
     /// Stands still, and says so to those who wait for what is merged.
     async fn stop(&mut self, blocked: Blocked) -> Result<(), LogError> {
+        let is_lost = blocked.code == lost::CODE;
         self.block(blocked);
-        let stopped = merged_record(self.handle.spec(), self.ids, self.next, true);
-        self.writer.commit(vec![stopped]).await.map(drop)
+        let merged = merged(self.handle.spec(), self.ids, self.next, true);
+        let merged = journal::Merged {
+            lost: is_lost,
+            ..merged
+        };
+        let stopped = journal::merged_record(self.handle.spec().journal_partition, &merged);
+        let journal = self.handle.spec().journal.clone();
+        self.writer.commit(vec![(journal, stopped)]).await.map(drop)
     }
 
     fn block(&self, blocked: Blocked) {
@@ -575,20 +582,25 @@ impl Merging {
     }
 }
 
-fn merged_record(
-    spec: &MergeSpec,
-    ids: Ids,
-    next: Offset,
-    stopped: bool,
-) -> (TopicName, NewRecord) {
-    let merged = journal::Merged {
+fn merged(spec: &MergeSpec, ids: Ids, next: Offset, stopped: bool) -> journal::Merged {
+    journal::Merged {
         merge_topic: spec.merge_topic.clone(),
         of: spec.of(),
         topic_id: ids.input,
         merge_topic_id: ids.merge,
         next,
         stopped,
-    };
+        lost: false,
+    }
+}
+
+fn merged_record(
+    spec: &MergeSpec,
+    ids: Ids,
+    next: Offset,
+    stopped: bool,
+) -> (TopicName, NewRecord) {
+    let merged = merged(spec, ids, next, stopped);
     let record = journal::merged_record(spec.journal_partition, &merged);
     (spec.journal.clone(), record)
 }
