@@ -1,3 +1,5 @@
+//! Framed values on their way through the route.
+
 use std::sync::Arc;
 
 use super::*;
