@@ -124,7 +124,8 @@ pub struct Checkpoint {
     pub gaps: u64,
     /// Its states are still being migrated from another store: nothing may be folded on them.
     pub incomplete: bool,
-    /// A position record of this generation, at or past `next`, is in the journal.
+    /// This generation has published: a position record of it, or of the one that it was kept beside, at or
+    /// past `next`, is in the journal.
     pub published: bool,
 }
 

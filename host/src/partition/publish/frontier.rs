@@ -36,7 +36,8 @@ impl Rule {
     }
 }
 
-/// Looks for the positions in the journal.
+/// Looks for the positions in the journal. A generation may have published before it came to be one that
+/// does not, as one that is kept.
 ///
 /// # Errors
 /// Any [`LogError`] of reading it.
@@ -44,6 +45,7 @@ pub(super) async fn find(
     ports: &Ports,
     spec: &PartitionSpec,
     publishing: &Publishing,
+    has_published: bool,
 ) -> Result<Frontier, LogError> {
     let journal = journal_of(spec);
     let last = async |wanted: &(dyn Fn(&Position) -> bool + Sync)| {
@@ -51,12 +53,12 @@ pub(super) async fn find(
         let lookups = &ports.lookups;
         lookups.last(&journal, |record| read(record.value?)).await
     };
-    let own = match publishing.transactional_id {
-        Some(_) => {
+    let own = match has_published || publishing.transactional_id.is_some() {
+        true => {
             let (generation, plugin) = (spec.store.generation, publishing.plugin);
             last(&|it| it.generation == generation && it.plugin == plugin).await?
         }
-        None => None,
+        false => None,
     };
     let mut rule = Rule {
         plugin: publishing.plugin,
@@ -100,11 +102,12 @@ impl Limit {
         ports: &Ports,
         spec: &PartitionSpec,
         publishing: &Publishing,
+        has_published: bool,
     ) -> Result<(Self, Frontier), LogError> {
         let journal = journal_of(spec);
         // Read on from before what is looked for, so that nothing falls between the two.
         let from = ports.log.range(&journal).await?.end;
-        let frontier = find(ports, spec, publishing).await?;
+        let frontier = find(ports, spec, publishing, has_published).await?;
         let limit = Self {
             reader: ports.readers.open(&journal, from).await?,
             batch: RecordBatch::new(),

@@ -46,11 +46,13 @@ pub(in crate::partition) async fn resolve(
     checkpoint: &Checkpoint,
 ) -> Result<Result<Published, Blocked>, LogError> {
     let follows = publishing.role == Role::Beside && publishing.output.is_some();
+    let has_published = checkpoint.published;
     let (limit, frontier) = if follows {
-        let (limit, frontier) = Limit::follow(ports, spec, publishing).await?;
+        let (limit, frontier) = Limit::follow(ports, spec, publishing, has_published).await?;
         (Some(limit), frontier)
     } else {
-        (None, frontier::find(ports, spec, publishing).await?)
+        let frontier = frontier::find(ports, spec, publishing, has_published).await?;
+        (None, frontier)
     };
     Ok(compare(spec, publishing, checkpoint, frontier)
         .map(|published| Published { limit, ..published }))
@@ -65,7 +67,8 @@ fn compare(
     let Frontier { own, published, .. } = frontier;
     let folded = checkpoint.next;
     let is_there = |it: &Option<Position>| it.as_ref().is_some_and(|it| it.next >= folded);
-    if checkpoint.published && !is_there(&own) {
+    // One that was kept has followed what another has published since.
+    if checkpoint.published && !is_there(&own) && !is_there(&published) {
         return Err(lost(spec, folded, own.as_ref()));
     }
     let foreign = |it: &&Position| {

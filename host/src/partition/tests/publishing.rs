@@ -305,3 +305,49 @@ async fn a_generation_that_is_built_takes_over_exactly_where_the_old_one_stopped
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_generation_that_is_kept_follows_and_can_take_over_again() {
+    let world = World::new(1 << 20).await;
+    let (old, new) = (
+        Counter::telling("a", OnError::Stop),
+        Counter::telling("b", OnError::Stop),
+    );
+    let mut events = 0;
+    let mut append = async || {
+        events += 50;
+        world.append([7; 50], b"").await
+    };
+    let serving = world.tell(1, 1, &old, Role::Serving);
+    folded(&serving, append().await).await;
+    let built = world.tell(2, 2, &new, Role::Beside);
+    wait_until(&built.0, |status| status.phase == Phase::Live).await;
+    stop(built).await;
+    stop(serving).await;
+
+    let promoted = world.tell(2, 2, &new, Role::Serving);
+    // The second time, its state is ahead of what it has published itself.
+    for _ in 0..2 {
+        let kept = world.tell(1, 1, &old, Role::Beside);
+        let last = append().await;
+        folded(&promoted, last).await;
+        folded(&kept, last).await;
+        stop(kept).await;
+    }
+    stop(promoted).await;
+    let back = world.tell(1, 3, &old, Role::Serving);
+    folded(&back, append().await).await;
+    assert_eq!(count_of(&back.0, 7).await, events);
+    stop(back).await;
+    let told = world.read("told").await;
+    let told: Vec<String> = told.into_iter().map(|(_, value)| value).collect();
+    let word = |number| {
+        if (51..=150).contains(&number) {
+            "b"
+        } else {
+            "a"
+        }
+    };
+    let expected = (1..=events).map(|number| format!("{}{number}", word(number)));
+    assert_eq!(told, expected.collect::<Vec<_>>());
+}
