@@ -339,10 +339,13 @@ impl Running {
         }
         let (cluster, name) = (&self.context.cluster, self.plugin.name());
         let is_serving = decided.serving.number() == generation.number();
+        // Once another one serves, that one publishes what comes, also to this one's topic.
+        let building = decided.building.as_ref();
+        let is_built = building.is_some_and(|it| it.number() == generation.number());
         let role = match (is_serving, deployment.emits_from_earliest) {
             (true, _) => Role::Serving,
-            (false, true) => Role::BesideFromEarliest,
-            (false, false) => Role::Beside,
+            (false, true) if is_built => Role::BesideFromEarliest,
+            (false, _) => Role::Beside,
         };
         let id = cluster.transactional_id(name, partition);
         let transactional_id = match role {
