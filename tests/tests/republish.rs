@@ -186,8 +186,8 @@ impl Bed {
         Ok(())
     }
 
-    /// Waits until all is published, and judges it.
-    fn check(mut self) -> Result<()> {
+    /// Waits until all is published to a topic, and judges it: these words followed on each other.
+    fn check(mut self, output: &str, words: &[String]) -> Result<()> {
         let written = self.coming.take().context("no record came")?.finish()?;
         let client = self.client()?;
         let inputs = match &self.broker {
@@ -202,19 +202,19 @@ impl Bed {
             .with_context(|| self.host.as_ref().map(Host::log_tail).unwrap_or_default())?;
         let published = match &self.broker {
             Some(broker) => {
-                wait_published(broker, OUTPUT, inputs.total())?;
-                running_count::on_kafka(broker, OUTPUT)?
+                wait_published(broker, output, inputs.total())?;
+                running_count::on_kafka(broker, output)?
             }
             None => {
                 wait_until_ok(WITHIN, "all to be published", || {
-                    let end = topic::end(&client, OUTPUT)?;
+                    let end = topic::end(&client, output)?;
                     ensure!(end >= inputs.total() as u64, "{end} of {}", inputs.total());
                     Ok(())
                 })?;
-                running_count::over_http(&client, OUTPUT)?
+                running_count::over_http(&client, output)?
             }
         };
-        let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
         running_count::check(&inputs, &published, &words)
             .with_context(|| self.host.as_ref().map(Host::log_tail).unwrap_or_default())?;
         eprintln!("{} records of {words:?}, each once", published.len());
@@ -297,7 +297,8 @@ fn verify(name: &str, broker: Option<Broker>, seed: u64) -> Result<()> {
     }
     bed.wait_current()?;
     bed.wait_more(A_FEW)?;
-    bed.check()
+    let words = bed.words.clone();
+    bed.check(OUTPUT, &words)
 }
 
 #[test]
@@ -338,7 +339,8 @@ fn rebuild_and_roll_back(name: &str, broker: Option<Broker>, seed: u64) -> Resul
         ensure!(how == Some(json!("kept")), "{how:?}: {plugin}");
         bed.wait_more(A_FEW)?;
     }
-    bed.check()
+    let words = bed.words.clone();
+    bed.check(OUTPUT, &words)
 }
 
 #[test]
@@ -349,6 +351,25 @@ fn a_rebuild_and_a_rollback_under_load_publish_nothing_twice_on_kafka() -> Resul
 #[test]
 fn a_rebuild_and_a_rollback_under_load_publish_nothing_twice_on_the_embedded_log() -> Result<()> {
     rebuild_and_roll_back("rebuilt-embedded", None, 64)
+}
+
+#[test]
+fn a_new_topic_gets_everything_and_later_code_goes_on_in_it() -> Result<()> {
+    const NEW: &str = "counts-2";
+    let mut bed = Bed::new("from-earliest", None, 65)?;
+    bed.flow()?;
+    bed.wait_more(A_FEW * 4)?;
+    // Both before and after it is promoted, it is the only one that publishes there.
+    bed.deploy(&format!(
+        "&state=rebuild&emit_from=earliest&topic={OUTPUT}={NEW}"
+    ))?;
+    bed.wait_current()?;
+    bed.wait_more(A_FEW)?;
+    bed.deploy(&format!("&state=rebuild&topic={OUTPUT}={NEW}"))?;
+    bed.wait_current()?;
+    bed.wait_more(A_FEW)?;
+    let words = bed.words[1..].to_vec();
+    bed.check(NEW, &words)
 }
 
 /// Two hosts of one cluster with a plugin that publishes under names of its own.
@@ -429,7 +450,8 @@ impl<'a> Pair<'a> {
     /// A host is stopped where it is, the other one takes over and works, the first one goes on as if
     /// nothing had been. Gives how much the first one had folded, and not published, when it was stopped.
     fn one_turn(&mut self, flow: &Flow, zombie: usize) -> Result<u64> {
-        flow.wait_more(A_FEW, WITHIN)?;
+        // Longer than a commit interval: each owner publishes something before it is stopped.
+        flow.wait_more(A_FEW * 2, WITHIN)?;
         let had = live(&self.hosts[zombie])?;
         self.hosts[zombie].process().signal("STOP")?;
         // What a partition has published lies in the one of the same number: same keys, same count.
@@ -527,7 +549,7 @@ fn a_zombie_publishes_nothing() -> Result<()> {
 #[test]
 fn a_zombie_with_unsent_work_publishes_nothing_of_it() -> Result<()> {
     // Long enough that there is always some, and that it is due once the host goes on.
-    let unsent = zombies("unsent", "\"3s\"")?;
+    let unsent = zombies("unsent", "\"1s\"")?;
     ensure!(
         unsent.iter().any(|unsent| *unsent > 0),
         "all was sent: {unsent:?}"
