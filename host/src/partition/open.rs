@@ -249,7 +249,7 @@ fn source_gone(handle: &PartitionHandle) -> Blocked {
         code: "migration-failed".to_owned(),
         detail: format!(
             "the states that are to be migrated are gone; {}",
-            rebuild(&handle.spec().store.plugin)
+            deploy_anew(&handle.spec().store.plugin)
         ),
         at: None,
     }
@@ -276,7 +276,7 @@ fn check_topic(
     topic: Option<&Topic>,
 ) -> Result<(), Blocked> {
     let name = &handle.spec().input.topic;
-    let plugin = &handle.spec().store.plugin;
+    let spec = handle.spec();
     let blocked = |code: &str, detail: String| {
         Err(Blocked {
             code: code.to_owned(),
@@ -285,12 +285,14 @@ fn check_topic(
         })
     };
     let Some(topic) = topic else {
+        let first = match spec.merged {
+            Some(_) => "",
+            None => "create it again and ",
+        };
+        let remedy = rebuild(spec);
         return blocked(
             "topic-missing",
-            format!(
-                "topic '{name}' is gone; the state stays and answers. Create it again and {}",
-                rebuild(plugin)
-            ),
+            format!("topic '{name}' is gone; the state stays and answers; {first}{remedy}"),
         );
     };
     if let (Some(then), Some(now)) = (checkpoint.topic_id, topic.id)
@@ -300,7 +302,7 @@ fn check_topic(
             TOPIC_REPLACED,
             format!(
                 "topic '{name}' was deleted and created again, so the state belongs to records that are gone; {}",
-                rebuild(plugin)
+                rebuild(spec)
             ),
         );
     }
@@ -323,13 +325,25 @@ pub fn partitions_changed(handle: &PartitionHandle, then: u32, now: u32) -> Bloc
         detail: format!(
             "topic '{}' had {then} partitions and now has {now}, so keys have moved; {}",
             spec.input.topic,
-            rebuild(&spec.store.plugin)
+            rebuild(spec)
         ),
         at: None,
     }
 }
 
-fn rebuild(plugin: &PluginName) -> String {
+/// What to do where a topic is not the one that was folded.
+fn rebuild(spec: &PartitionSpec) -> String {
+    let plugin = &spec.store.plugin;
+    match spec.merged {
+        // A rebuild would fold the same topic.
+        Some(_) => {
+            format!("delete '{plugin}' and deploy it again, which merges its inputs anew")
+        }
+        None => deploy_anew(plugin),
+    }
+}
+
+fn deploy_anew(plugin: &PluginName) -> String {
     format!(
         "build the view anew: deploy {plugin} again with `foldhost plugin deploy FILE --state rebuild`"
     )
@@ -352,7 +366,7 @@ async fn open_reader(
                  or the topic was replaced; {}",
                 checkpoint.next,
                 range.end,
-                rebuild(&spec.store.plugin)
+                rebuild(spec)
             ),
             at: None,
         }));
@@ -415,7 +429,7 @@ fn replaced(handle: &PartitionHandle, last: LastRecord) -> Blocked {
         detail: format!(
             "the record at {source}@{} is not the one that was folded: the topic was replaced; {}",
             last.offset,
-            rebuild(&handle.spec().store.plugin)
+            rebuild(handle.spec())
         ),
         at: Some(RecordPosition {
             topic: source.topic,
