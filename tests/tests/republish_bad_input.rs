@@ -205,7 +205,7 @@ fn records_that_are_too_large_stop_where_they_are() -> Result<()> {
     let record = json!({"key": "kk", "value_text": "x".repeat(RECORD_BYTES_MAX - 1)});
     client
         .append("orders", &[record])?
-        .expect_problem(413, "record-too-large")?;
+        .expect_problem(413, "too-large")?;
     Ok(())
 }
 
@@ -302,7 +302,7 @@ fn a_merge_topic_that_is_deleted_by_hand_is_never_merged_into_anew() -> Result<(
     let bed = bed.restart()?;
     bed.append(60)?;
     let codes = ["merge-topic-replaced", "topic-replaced", "topic-missing"];
-    bed.expect_blocked(&codes, &["'teller'"], 120)
+    bed.expect_blocked(&codes, &["delete 'teller'", "merges its inputs anew"], 120)
 }
 
 #[test]

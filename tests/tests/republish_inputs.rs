@@ -330,3 +330,95 @@ fn on_kafka_markers_of_transactions_are_not_waited_for() -> Result<()> {
     let host = Start::serve(scratch.path()).config(&config).ready()?;
     reads_its_writes(host.client()?)
 }
+
+/// `broken-records`, which tells what it counts and hands tombstones on, to a compact topic.
+fn compacting_teller() -> Result<Vec<u8>> {
+    let wasm = on_two_inputs(&misbehaving("broken-records")?, ["orders", "returns"], "")?;
+    let manifest = wasm::manifest(&wasm)?;
+    let kept: Vec<_> = manifest
+        .lines()
+        .filter(|line| !line.starts_with("output ="))
+        .collect();
+    let output = "[output]\ntopic = \"counts\"\ncleanup = \"compact\"\n";
+    wasm::with_manifest(&wasm, &format!("{}\n{output}", kept.join("\n")))
+}
+
+#[test]
+fn tombstones_travel_through_a_topic_that_is_compacted_and_back() -> Result<()> {
+    const KEYS: usize = 50;
+    const GONE: usize = 5;
+    let scratch = Scratch::new("tombstones")?;
+    let mut host = Start::serve(scratch.path()).ready()?;
+    let client = host.client()?;
+    create_inputs(&client, ["orders", "returns"])?;
+    deploy(&client, "teller", "", &compacting_teller()?)?.expect(201, "created")?;
+    let latest = prebuilt_plugin("latest")?;
+    deploy(&client, "before", "topic=events=counts", &latest)?.expect(201, "created")?;
+    let key = |n: usize| format!("k{n}");
+    for round in 0..4 {
+        let records: Vec<Value> = (0..KEYS)
+            .map(|n| json!({"key": key(n), "value": round}))
+            .collect();
+        let records = records.into_iter().map(|record| match round % 2 {
+            0 => record,
+            _ => to_the_right(record),
+        });
+        let topic = ["orders", "returns"][round % 2];
+        client.append_all(topic, &records.collect::<Vec<_>>())?;
+    }
+    // What went the longer way is told before it is gone.
+    let told = |client: &Client, count: usize| {
+        wait_until_ok(GENEROUS, &format!("{count} records to be told"), || {
+            let told = topic::read_all(client, "counts")?;
+            ensure!(told.len() == count, "{} of {count}", told.len());
+            Ok(told)
+        })
+    };
+    told(&client, 4 * KEYS)?;
+    let gone: Vec<Value> = (0..GONE)
+        .map(|n| json!({"key": key(n), "value": null}))
+        .collect();
+    client.append_all("orders", &gone)?;
+    let all = told(&client, 4 * KEYS + GONE)?;
+    let tombstones: Vec<_> = all.iter().filter(|it| it["value"].is_null()).collect();
+    ensure!(tombstones.len() == GONE, "{tombstones:?}");
+
+    let check = |client: &Client, view: &str| -> Result<()> {
+        for n in 0..KEYS {
+            wait_until_ok(GENEROUS, &format!("{view} of {}", key(n)), || {
+                let reply = client.ask(view, &key(n), "")?;
+                if n < GONE {
+                    reply.expect_problem(404, "not-found")?;
+                    return Ok(());
+                }
+                let answer = reply.expect_status(200)?.json()?;
+                ensure!(answer["value"]["count"] == 4, "{answer}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    };
+    check(&client, "before")?;
+    // A host that starts looks what there is to compact; then offsets have gaps, and old values are gone.
+    host = host.kill()?.ready()?;
+    let client = host.client()?;
+    wait_until_ok(GENEROUS, "the topic to be compacted", || {
+        let left = topic::read_all(&client, "counts")?;
+        ensure!(left.len() <= KEYS, "{} records", left.len());
+        Ok(())
+    })?;
+    check(&client, "before")?;
+    deploy(&client, "after", "topic=events=counts", &latest)?.expect(201, "created")?;
+    check(&client, "after")?;
+    // The teller goes on where it was.
+    let last = json!({"key": key(GONE), "value": "more"});
+    client.append_all("orders", &[last])?;
+    for view in ["before", "after"] {
+        wait_until_ok(GENEROUS, view, || {
+            let answer = client.ask(view, &key(GONE), "")?.expect_status(200)?;
+            ensure!(answer.json()?["value"]["count"] == 5, "{answer:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
