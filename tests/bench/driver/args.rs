@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// Shown with every wrong argument.
-pub(crate) const USAGE: &str = "usage: tests/bench/run [--growth] [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
+pub(crate) const USAGE: &str = "usage: tests/bench/run [--growth | --republish] [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
                          [--json FILE] [--results FILE]";
 
 /// Events of one input, as the issue of speed asks.
 const EVENTS: u64 = 4_000_000;
 const EVENTS_QUICK: u64 = 1_000_000;
+/// A JVM is warm after some seconds of this; the output is as many records again.
+const EVENTS_REPUBLISH: u64 = 2_000_000;
 const ROUNDS: usize = 3;
 
 /// What this process is.
@@ -22,11 +24,21 @@ pub(crate) enum Command {
     Limit(LimitArgs),
 }
 
+/// What is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// All contestants, folding and answering.
+    Fold,
+    /// foldhost alone, as what it has to do grows.
+    Growth,
+    /// foldhost and Kafka Streams, publishing a record for each event.
+    Republish,
+}
+
 /// What is measured.
 #[derive(Debug, Clone)]
 pub(crate) struct Args {
-    /// Whether it is foldhost alone, as what it has to do grows.
-    pub(crate) growth: bool,
+    pub(crate) mode: Mode,
     /// Whether one short round is enough.
     pub(crate) quick: bool,
     /// How often each contestant runs on each input.
@@ -41,7 +53,7 @@ pub(crate) struct Args {
     pub(crate) results: PathBuf,
     /// What Maven built: `kafka-streams/` and `flink/`.
     pub(crate) jvm: PathBuf,
-    /// The component of `plugins/count-and-last`.
+    /// The component of `plugins/count-and-last`; with `--republish`, that of `plugins/count-and-publish`.
     pub(crate) component: PathBuf,
 }
 
@@ -75,7 +87,7 @@ impl Args {
 
 fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
     let mut args = Args {
-        growth: false,
+        mode: Mode::Fold,
         quick: false,
         rounds: 0,
         events: 0,
@@ -92,7 +104,8 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
                 .with_context(|| format!("{word} needs a value"))
         };
         match word.as_str() {
-            "--growth" => args.growth = true,
+            "--growth" => args.mode = Mode::Growth,
+            "--republish" => args.mode = Mode::Republish,
             "--quick" => args.quick = true,
             "--rounds" => args.rounds = number(&value()?)?,
             "--events" => args.events = number(&value()?)?,
@@ -106,16 +119,24 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
     }
     if args.rounds == 0 {
         // A curve compares what was measured within minutes of each other, and there is one contestant.
-        args.rounds = if args.quick || args.growth { 1 } else { ROUNDS };
+        args.rounds = if args.quick || args.mode == Mode::Growth {
+            1
+        } else {
+            ROUNDS
+        };
     }
     if args.events == 0 {
-        args.events = if args.quick { EVENTS_QUICK } else { EVENTS };
+        args.events = match args.mode {
+            _ if args.quick => EVENTS_QUICK,
+            Mode::Republish => EVENTS_REPUBLISH,
+            Mode::Fold | Mode::Growth => EVENTS,
+        };
     }
     if args.results.as_os_str().is_empty() {
-        let file = if args.growth {
-            "GROWTH.md"
-        } else {
-            "RESULTS.md"
+        let file = match args.mode {
+            Mode::Fold => "RESULTS.md",
+            Mode::Growth => "GROWTH.md",
+            Mode::Republish => "REPUBLISH.md",
         };
         args.results = PathBuf::from("tests/bench").join(file);
     }

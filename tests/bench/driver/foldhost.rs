@@ -95,10 +95,17 @@ impl Foldhost {
     /// # Errors
     /// If it is refused.
     pub(crate) fn deploy_as(&self, name: &str, args: &Args, topic: &str) -> Result<()> {
+        self.deploy_with(name, args, &format!("topic=events={topic}"))
+    }
+
+    /// Deploys the component with these parameters of the request.
+    ///
+    /// # Errors
+    /// If it is refused.
+    pub(crate) fn deploy_with(&self, name: &str, args: &Args, parameters: &str) -> Result<()> {
         let component = fs::read(&args.component)
             .with_context(|| format!("no component at {}", args.component.display()))?;
-        let topic = format!("topic=events={topic}");
-        self.client.deploy(name, &topic, component)?.success()?;
+        self.client.deploy(name, parameters, component)?.success()?;
         Ok(())
     }
 

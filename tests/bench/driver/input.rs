@@ -77,6 +77,16 @@ impl Input {
         }
     }
 
+    /// How many events each key has.
+    pub(crate) fn counts(&self) -> Vec<u64> {
+        let keys = usize::try_from(self.keys).expect("fits this machine");
+        let mut counts = vec![0; keys];
+        for n in 0..self.events {
+            counts[usize::try_from(self.key_of(n)).expect("fits")] += 1;
+        }
+        counts
+    }
+
     /// What the state must say.
     pub(crate) fn check(&self) -> Check {
         let keys = usize::try_from(self.keys).expect("fits this machine");
@@ -111,9 +121,17 @@ impl Check {
     }
 }
 
+const KEY_PREFIX: &str = "key-";
+
 /// How key `number` is written.
 pub(crate) fn key_text(number: u64) -> String {
-    format!("key-{number}")
+    format!("{KEY_PREFIX}{number}")
+}
+
+/// The number of a key that is written so.
+pub(crate) fn key_number(text: &[u8]) -> Option<usize> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.strip_prefix(KEY_PREFIX)?.parse().ok()
 }
 
 /// FNV-1a, 64 bits, of the key, the count (8 bytes, little-endian) and the last value.

@@ -1,6 +1,6 @@
 //! The benchmark's driver, started by `tests/bench/run`: a real broker, the inputs, then every contestant in
 //! turn on the same topics, round after round; each checked, measured from outside, and put into a report. Or, with
-//! `--growth`, foldhost alone, as what it has to do grows.
+//! `--growth`, foldhost alone, as what it has to do grows; or, with `--republish`, what a published record costs.
 //!
 //! Invariant: nothing is reported of a contestant whose final state was not found to be right.
 
@@ -21,6 +21,7 @@ mod limit;
 mod measure;
 mod queries;
 mod report;
+mod republish;
 mod rounds;
 mod topic;
 
@@ -28,7 +29,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use args::{Args, Command};
+use args::{Args, Command, Mode};
 
 fn main() -> ExitCode {
     let done = match Args::of_process() {
@@ -49,11 +50,17 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<()> {
-    let (text, medians) = if args.growth {
-        growth::run(args)?
-    } else {
-        let measured = rounds::run(args)?;
-        (report::table(args, &measured), report::medians(&measured))
+    let (text, medians) = match args.mode {
+        Mode::Growth => growth::run(args)?,
+        Mode::Fold => {
+            let measured = rounds::run(args)?;
+            (report::table(args, &measured), report::medians(&measured))
+        }
+        Mode::Republish => {
+            let measured = republish::run(args)?;
+            let text = republish::report(args, &measured);
+            (text, report::medians(&measured))
+        }
     };
     println!("{text}");
     std::fs::write(&args.results, &text)?;

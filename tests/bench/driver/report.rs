@@ -11,7 +11,7 @@ use crate::args::Args;
 use crate::rounds::{Measured, figure};
 
 /// A ratio of two medians, and the goal for it.
-struct Ratio {
+pub(crate) struct Ratio {
     what: &'static str,
     figure: &'static str,
     against: &'static str,
@@ -92,7 +92,8 @@ const GOALS: [(&str, &str, f64, bool); 5] = [
 ];
 
 impl Ratio {
-    const fn at_least(
+    /// foldhost's figure is to be at least `goal` times the other's.
+    pub(crate) const fn at_least(
         what: &'static str,
         figure: &'static str,
         against: &'static str,
@@ -107,7 +108,8 @@ impl Ratio {
         }
     }
 
-    const fn at_most(
+    /// foldhost's figure is to be at most `goal` times the other's.
+    pub(crate) const fn at_most(
         what: &'static str,
         figure: &'static str,
         against: &'static str,
@@ -147,16 +149,22 @@ pub(crate) fn table(args: &Args, measured: &Measured) -> String {
         args.events,
         machine()
     );
-    ratios(&mut text, measured);
+    ratios(&mut text, &RATIOS, measured);
+    goals(&mut text, measured);
     figures(&mut text, measured);
+    text.push_str("## Settings\n\nfoldhost: its defaults, with an object store in a folder. The others as they say:\n\n");
     settings(&mut text, measured);
     text
 }
 
-fn ratios(text: &mut String, measured: &Measured) {
-    let verdict = |reached: bool| if reached { "yes" } else { "**no**" };
+fn verdict(reached: bool) -> &'static str {
+    if reached { "yes" } else { "**no**" }
+}
+
+/// foldhost against others, where both were measured.
+pub(crate) fn ratios(text: &mut String, ratios: &[Ratio], measured: &Measured) {
     text.push_str("## foldhost against the goals\n\n| | against | goal | ratio | reached |\n|---|---|---|---|---|\n");
-    for ratio in &RATIOS {
+    for ratio in ratios {
         let (Some(own), Some(other)) = (
             measured.median(ratio.figure, "foldhost"),
             measured.median(ratio.figure, ratio.against),
@@ -179,7 +187,11 @@ fn ratios(text: &mut String, measured: &Measured) {
             verdict(reached)
         );
     }
-    text.push_str("\n| | goal | measured | reached |\n|---|---|---|---|\n");
+    text.push('\n');
+}
+
+fn goals(text: &mut String, measured: &Measured) {
+    text.push_str("| | goal | measured | reached |\n|---|---|---|---|\n");
     for (what, figure, goal, more) in GOALS {
         let Some(value) = measured.median(figure, "foldhost") else {
             continue;
@@ -196,7 +208,8 @@ fn ratios(text: &mut String, measured: &Measured) {
     text.push('\n');
 }
 
-fn figures(text: &mut String, measured: &Measured) {
+/// Every value of every figure.
+pub(crate) fn figures(text: &mut String, measured: &Measured) {
     text.push_str("## All figures: median (lowest – highest)\n\n");
     let contestants: BTreeSet<&str> = measured
         .figures
@@ -229,10 +242,10 @@ fn figures(text: &mut String, measured: &Measured) {
     text.push('\n');
 }
 
-fn settings(text: &mut String, measured: &Measured) {
+/// What the contestants said of their settings.
+pub(crate) fn settings(text: &mut String, measured: &Measured) {
     // Says nothing about a setting, and is another every time.
     let scratch = std::env::var("FOLDHOST_TEST_SCRATCH").ok();
-    text.push_str("## Settings\n\nfoldhost: its defaults, with an object store in a folder. The others as they say:\n\n");
     for (name, settings) in &measured.settings {
         let _ = writeln!(text, "- `{name}`:");
         for (key, value) in settings.as_object().into_iter().flatten() {

@@ -80,7 +80,8 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    fn add(&mut self, figure: &str, contestant: &'static str, value: f64) {
+    /// Adds a value of a figure, and says so.
+    pub(crate) fn add(&mut self, figure: &str, contestant: &'static str, value: f64) {
         eprintln!("bench:   {contestant}: {figure} {value:.3}");
         let of_figure = self.figures.entry(figure.to_owned()).or_default();
         of_figure.entry(contestant).or_default().push(value);
@@ -93,7 +94,8 @@ impl Measured {
         self.add(&name(figure::PEAK_RSS), contestant, pass.peak_rss_bytes);
     }
 
-    fn add_settings(&mut self, contestant: &'static str, child: &mut Contestant) {
+    /// Keeps what a contestant said of its settings.
+    pub(crate) fn add_settings(&mut self, contestant: &'static str, child: &mut Contestant) {
         let settings = child.settings.take();
         self.settings
             .extend(settings.map(|settings| (contestant, settings)));

@@ -9,13 +9,14 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.util.Map;
 import org.apache.kafka.streams.KafkaStreams;
+import org.apache.kafka.streams.Topology;
 import org.apache.kafka.streams.errors.InvalidStateStoreException;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
 
 /**
  * The benchmark's Kafka Streams contestant: folds a topic into a count and a last value per key, exactly
- * once, and answers queries. Started, killed and measured from outside by the benchmark's driver, which
- * talks the contestant protocol with it (README.md).
+ * once, and answers queries; or publishes a running count for each event. Started, killed and measured
+ * from outside by the benchmark's driver, which talks the contestant protocol with it (README.md).
  */
 public final class Main {
     private static final Duration STOPS_WITHIN = Duration.ofSeconds(30);
@@ -32,10 +33,12 @@ public final class Main {
         Protocol.settings(settings.printed());
 
         String topic = required(arguments, "topic");
+        String output = arguments.get("output");
         CountAndLast fold = new CountAndLast();
         Progress progress =
                 Progress.read(required(arguments, "bootstrap"), topic, required(arguments, "group"));
-        KafkaStreams streams = new KafkaStreams(fold.topology(topic), settings.properties());
+        Topology topology = output == null ? fold.topology(topic) : CountAndPublish.topology(topic, output);
+        KafkaStreams streams = new KafkaStreams(topology, settings.properties());
         streams.setUncaughtExceptionHandler(error -> {
             error.printStackTrace();
             Runtime.getRuntime().halt(1);
@@ -51,6 +54,9 @@ public final class Main {
         commands.setDaemon(true);
         commands.start();
         streams.start();
+        if (output != null) {
+            return; // how far it is, shows in the output
+        }
         watch(streams, store, fold, progress, Long.parseLong(required(arguments, "expect")));
     }
 
