@@ -4,30 +4,29 @@
 //! fenced it, or when it cannot go on without opening again; a partition that is *blocked* does not
 //! end: it goes on answering until somebody changes something.
 
+mod committing;
 mod directed;
+mod folding;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hashbrown::HashSet;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::assemble::Source;
-use super::changes::Place;
 use super::commit::{InFlight, Schedule, Upkeep, Written, jitter};
 use super::open::{self, Opened};
 use super::publish::{Confirmed, Limit, Publisher};
 use super::rate::Rate;
-use super::step::{InstanceSlot, Poison, States, StepFault, Stepped, step};
+use super::step::InstanceSlot;
 use super::table::StateTable;
 use super::{Blocked, CodeInUse, Control, PartitionHandle, Phase, Ports, Skips};
 use crate::limits;
 use crate::log::{LogError, PartitionReader, Read, ReadLimits, RecordBatch};
 use crate::plugin::manifest::OnGap;
 use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
-use crate::types::{Offset, RecordPosition};
+use crate::types::Offset;
 
 /// How a worker is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -335,202 +334,6 @@ impl Worker {
         }
     }
 
-    /// How many records of the batch may be folded: a generation that is built beside another does not get
-    /// ahead of it.
-    fn allowed(&self) -> usize {
-        match &self.limit {
-            None => self.batch.len(),
-            Some(limit) => {
-                let allowed = self.batch.iter();
-                let allowed = allowed.take_while(|record| record.offset < limit.until());
-                allowed.count()
-            }
-        }
-    }
-
-    /// Folds the first records of the batch: loads states, steps, applies the changes to memory.
-    async fn fold(&mut self, allowed: usize) {
-        if allowed < self.batch.len() {
-            // What lies behind stays in the batch; the part goes the way of a whole one.
-            let rest = self.batch.part(allowed..self.batch.len());
-            self.batch = self.batch.part(0..allowed);
-            self.fold_batch().await;
-            return self.put_back(rest);
-        }
-        self.fold_batch().await;
-    }
-
-    /// Puts records back behind what is left of a batch, unless it was given up.
-    fn put_back(&mut self, rest: RecordBatch) {
-        if self.reader.is_none() || self.is_blocked() {
-            return;
-        }
-        for record in rest.iter() {
-            self.batch.push(
-                record.offset,
-                record.timestamp_ms,
-                record.key,
-                record.value,
-                record.headers(),
-            );
-        }
-    }
-
-    async fn fold_batch(&mut self) {
-        let behind = self.batch.get(self.batch.len() - 1).offset.next();
-        self.drop_skipped();
-        if self.batch.is_empty() {
-            return self.passed(behind);
-        }
-        let in_use = self.handle.shared.table.use_for_batch();
-        let ready = match self.load_states().await {
-            Ok(ready) => ready,
-            Err(error) => return self.try_again(&error.to_string()),
-        };
-        let part = (ready < self.batch.len()).then(|| self.batch.part(0..ready));
-        let began = self.ports.clock.elapsed();
-        let stepped = {
-            let table = self.handle.shared.table.read();
-            let batch = part.as_ref().unwrap_or(&self.batch);
-            step(&mut self.slot, &Loaded(&table), batch, &self.source)
-        };
-        let stepped = match stepped {
-            Ok(stepped) => stepped,
-            Err(fault @ (StepFault::Interrupted(_) | StepFault::Instantiate(_))) => {
-                return self.try_again(&fault.to_string());
-            }
-        };
-        let took = self.ports.clock.elapsed().saturating_sub(began);
-        let folded = stepped.folded;
-        self.apply(stepped, took);
-        drop(in_use);
-        if part.is_some() && folded == ready {
-            self.batch = self.batch.part(ready..self.batch.len());
-            return;
-        }
-        let is_whole = folded == self.batch.len();
-        self.batch.clear();
-        if is_whole {
-            self.passed(behind);
-        }
-    }
-
-    fn apply(&mut self, stepped: Stepped, took: Duration) {
-        let Stepped {
-            changes,
-            emitted,
-            folded,
-            set_aside,
-            poison,
-            fuel,
-        } = stepped;
-        let (state_bytes, largest) = {
-            let mut table = self.handle.shared.table.write();
-            table.change_all(&changes);
-            (table.bytes(), table.largest_state_bytes())
-        };
-        if folded > 0 {
-            let last = self.batch.get(folded - 1);
-            assert!(
-                last.offset >= self.checkpoint.next,
-                "an event is folded once"
-            );
-            self.checkpoint.next = last.offset.next();
-            self.checkpoint.last = Some(open::identity(&last));
-            let delay_ms = self.ports.clock.now_ms().saturating_sub(last.timestamp_ms);
-            let metrics = &self.ports.metrics;
-            metrics.folded(
-                &self.handle.spec().store,
-                folded as u64,
-                took,
-                fuel,
-                delay_ms,
-            );
-            metrics.state_bytes(&self.handle.spec().store, state_bytes, largest);
-            let now = self.ports.clock.elapsed();
-            self.folded_at = now;
-            if let Some(rate) = self.rate.count(folded as u64, now) {
-                self.handle.update(|status| status.rate_per_second = rate);
-            }
-            for aside in &set_aside {
-                metrics.rejected(&self.handle.spec().store, &aside.code);
-            }
-            if let Some(publisher) = &mut self.publisher {
-                publisher.take(&self.batch, emitted, &set_aside, now);
-            }
-        }
-        self.retry_pause = limits::RETRY_PAUSE_MIN;
-        self.publish_position();
-        if let Some(poison) = poison {
-            self.stop_before(poison);
-        }
-    }
-
-    /// Reads the states of the batch's keys that are not in memory, as far as they fit into a call.
-    /// Returns for how many records they are there.
-    async fn load_states(&mut self) -> Result<usize, StateError> {
-        let missing = self.missing_keys();
-        let hits = self.batch.len().saturating_sub(missing.len());
-        self.ports.metrics.state_cache(
-            &self.handle.spec().store,
-            hits as u64,
-            missing.len() as u64,
-        );
-        if missing.is_empty() {
-            return Ok(self.batch.len());
-        }
-        let loaded = self
-            .store
-            .get_many(&missing, limits::BATCH_STATE_BYTES_MAX)
-            .await?;
-        let first_left = missing.get(loaded.len());
-        let ready = first_left.and_then(|left| {
-            let mut keys = self.batch.iter().map(|record| record.key);
-            keys.position(|key| key == Some(left))
-        });
-        let mut table = self.handle.shared.table.write();
-        table.load_all(missing.iter().zip(loaded));
-        Ok(ready.unwrap_or(self.batch.len()))
-    }
-
-    /// Keys whose states are not in memory, in the order in which the batch needs them.
-    fn missing_keys(&self) -> Vec<Bytes> {
-        let table = self.handle.shared.table.read();
-        if table.is_complete() {
-            return Vec::new();
-        }
-        let mut seen = HashSet::new();
-        let missing = self.batch.iter().filter_map(|record| record.key);
-        let missing = missing.filter(|key| !table.knows(key) && seen.insert(*key));
-        missing.map(Bytes::copy_from_slice).collect()
-    }
-
-    fn stop_before(&mut self, poison: Poison) {
-        let record = self.batch.get(poison.index);
-        let source = self.handle.spec().source();
-        let at = RecordPosition {
-            topic: source.topic,
-            partition: source.partition,
-            offset: record.offset,
-        };
-        self.ports
-            .metrics
-            .rejected(&self.handle.spec().store, &poison.code);
-        let detail = format!(
-            "stopped before {at}, which cannot be applied: {}. Nothing behind it is folded; queries \
-             are answered from the state before it. Deploy a corrected plugin (with `--state keep` it \
-             goes on from here), or leave the record out: `foldhost plugin skip {} {at} --reason …`",
-            poison.reason,
-            self.handle.spec().store.plugin
-        );
-        self.set_blocked(Blocked {
-            code: poison.code,
-            detail,
-            at: Some(at),
-        });
-        self.slot.clear();
-    }
-
     fn set_blocked(&mut self, blocked: Blocked) {
         self.reader = None;
         let store = &self.handle.spec().store;
@@ -675,188 +478,6 @@ impl Worker {
             .update(|status| status.last_error = Some(why.to_owned()));
         self.retry_at = Some(self.ports.clock.elapsed() + pause + jitter(&self.ports.clock, pause));
     }
-
-    /// Changed states wait for a commit up to a bound, and what was made for a transaction; then folding
-    /// waits.
-    fn is_full(&self) -> bool {
-        self.handle.shared.table.read().is_full() || self.publishes_too_slowly()
-    }
-
-    fn publishes_too_slowly(&self) -> bool {
-        self.publisher.as_ref().is_some_and(Publisher::is_full)
-    }
-
-    /// Whether states may be committed as they are: all that they made is published.
-    fn is_covered(&self) -> bool {
-        let next = self.checkpoint.next;
-        self.publisher
-            .as_ref()
-            .is_none_or(|publisher| publisher.covers(next))
-    }
-
-    /// Whether a commit has to wait for the transaction under way.
-    fn waits_for_transaction(&self) -> bool {
-        self.publisher.as_ref().is_some_and(Publisher::is_busy) && !self.is_covered()
-    }
-
-    /// Whether other code waits to take over, and all that the present code has to fold again is folded.
-    fn may_succeed(&self) -> bool {
-        self.successor.is_some() && self.checkpoint.next >= self.refold_until
-    }
-
-    fn commit_due_in(&self, now: Duration) -> Option<Duration> {
-        if self.commit.is_some() || self.held.is_some() || self.waits_for_transaction() {
-            return None;
-        }
-        if self.may_succeed() {
-            return Some(Duration::ZERO);
-        }
-        if self.checkpoint.next == self.committed {
-            return None;
-        }
-        let live = self.handle.shared.status.read().phase == Phase::Live;
-        if self.is_commit_wanted {
-            return Some(Duration::ZERO);
-        }
-        let due = self.schedule.due_in(now, live, self.folded_at);
-        let is_full = self.handle.shared.table.read().is_full();
-        Some(if is_full { Duration::ZERO } else { due })
-    }
-
-    /// How long until what was made is to be published.
-    fn publish_due_in(&self, now: Duration) -> Option<Duration> {
-        let interval = self.handle.code().manifest().commit_interval;
-        self.publisher.as_ref()?.due_in(interval, now)
-    }
-
-    /// Commits what is folded: at once if all that it made is published, else with the next transaction.
-    fn commit(&mut self) {
-        if self.is_covered() {
-            self.start_commit();
-        } else {
-            self.start_transaction(true);
-        }
-    }
-
-    /// Publishes what was made; a commit that is due goes along.
-    fn publish(&mut self) {
-        let now = self.ports.clock.elapsed();
-        let is_due = self.commit_due_in(now) == Some(Duration::ZERO);
-        self.start_transaction(is_due);
-    }
-
-    fn start_transaction(&mut self, with_commit: bool) {
-        self.checkpoint.published = true;
-        let publisher = self
-            .publisher
-            .as_mut()
-            .expect("what is not covered has one");
-        publisher.start(self.handle.spec(), &self.checkpoint);
-        if with_commit {
-            self.held = Some(self.freeze());
-        }
-    }
-
-    /// A transaction is durable; so may be the states that were held for it.
-    fn published(&mut self, confirmed: Confirmed) {
-        let store = &self.handle.spec().store;
-        self.ports
-            .metrics
-            .published(store, confirmed.records as u64);
-        self.handle
-            .update(|status| status.published = Some(confirmed.next));
-        if let Some(commit) = self.held.take() {
-            self.write(commit);
-        }
-    }
-
-    fn start_commit(&mut self) {
-        if self.may_succeed()
-            && let Some(code) = &self.successor
-        {
-            self.checkpoint.adopt(code);
-        }
-        let commit = self.freeze();
-        self.write(commit);
-    }
-
-    /// What a commit now would write. Until it is written, or given up with the worker, there is no other.
-    fn freeze(&mut self) -> Arc<Commit> {
-        assert!(
-            self.commit.is_none() && self.held.is_none(),
-            "one commit at a time"
-        );
-        self.is_commit_wanted = false;
-        self.schedule.started(self.ports.clock.elapsed());
-        Arc::new(Commit {
-            changes: self.handle.shared.table.write().freeze(),
-            checkpoint: self.checkpoint.clone(),
-        })
-    }
-
-    fn write(&mut self, commit: Arc<Commit>) {
-        self.commit = Some(InFlight::start(
-            commit,
-            self.store.clone(),
-            self.handle.clone(),
-            self.ports.log.clone(),
-            self.ports.clock.clone(),
-        ));
-    }
-
-    fn commit_ended(&mut self, written: &Written) {
-        let in_flight = self.commit.take().expect("one was in flight");
-        assert!(
-            in_flight.next >= self.committed,
-            "a position never goes back"
-        );
-        self.committed = in_flight.next;
-        self.schedule.ended(written.took);
-        self.ports
-            .metrics
-            .committed(&self.handle.spec().store, self.schedule.last_cost());
-        self.handle.shared.table.write().committed();
-        let committed = self.committed;
-        self.handle.update(|status| {
-            status.committed = committed;
-            status.commit_error = None;
-        });
-        self.handle.shared.committed.send_replace(committed);
-        if written.commit.checkpoint.deployment == self.checkpoint.deployment {
-            self.succeed();
-        }
-        self.upkeep.start(self.store.clone(), self.handle.clone());
-    }
-
-    /// Commits what is folded and closes the store, within a bound: what is not committed is folded
-    /// again by the next owner.
-    async fn finish(&mut self) -> Exit {
-        let finishing = async {
-            while self.checkpoint.next != self.committed || self.commit.is_some() {
-                if let Some(publisher) = self.publisher.as_mut().filter(|it| it.is_busy()) {
-                    match publisher.ended().await {
-                        Ok(confirmed) => self.published(confirmed),
-                        Err(LogError::Fenced(by)) => return Exit::Fenced(by),
-                        Err(error) => return Exit::Failed(error.to_string()),
-                    }
-                } else if let Some(in_flight) = &mut self.commit {
-                    match in_flight.ended().await {
-                        Ok(written) => self.commit_ended(&written),
-                        Err(StateError::Fenced(by)) => return Exit::Fenced(by),
-                        Err(error) => return Exit::Failed(error.to_string()),
-                    }
-                } else {
-                    self.commit();
-                }
-            }
-            self.upkeep = Upkeep::default();
-            self.store.close().await;
-            Exit::Stopped
-        };
-        tokio::time::timeout(limits::REVOKE_COMMIT_MAX, finishing)
-            .await
-            .unwrap_or_else(|_| Exit::Failed("the last commit took too long".to_owned()))
-    }
 }
 
 /// The wait for the inputs to be merged.
@@ -875,27 +496,5 @@ impl Backlog {
 impl Drop for Backlog {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// States in memory, after those of a batch's keys were loaded.
-struct Loaded<'a>(&'a StateTable);
-
-impl States for Loaded<'_> {
-    fn hash(&self, key: &[u8]) -> u64 {
-        self.0.hash(key)
-    }
-
-    fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
-        let found = self.0.find(hash, key);
-        assert!(
-            found.is_some() || self.0.is_complete(),
-            "a step needs what was loaded for it"
-        );
-        found
-    }
-
-    fn state(&self, at: Place) -> Option<&[u8]> {
-        self.0.state_at(at)
     }
 }

@@ -1,0 +1,198 @@
+//! When a worker publishes and commits, and what: part of `worker`.
+//!
+//! Invariant: states are committed only up to where all that they made is published.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::Phase;
+use super::super::commit::{InFlight, Upkeep, Written};
+use super::super::publish::{Confirmed, Publisher};
+use super::{Exit, Worker};
+use crate::limits;
+use crate::log::LogError;
+use crate::state::{Commit, StateError};
+
+impl Worker {
+    /// Changed states wait for a commit up to a bound, and what was made for a transaction; then folding
+    /// waits.
+    pub(super) fn is_full(&self) -> bool {
+        self.handle.shared.table.read().is_full() || self.publishes_too_slowly()
+    }
+
+    pub(super) fn publishes_too_slowly(&self) -> bool {
+        self.publisher.as_ref().is_some_and(Publisher::is_full)
+    }
+
+    /// Whether states may be committed as they are: all that they made is published.
+    pub(super) fn is_covered(&self) -> bool {
+        let next = self.checkpoint.next;
+        self.publisher
+            .as_ref()
+            .is_none_or(|publisher| publisher.covers(next))
+    }
+
+    /// Whether a commit has to wait for the transaction under way.
+    pub(super) fn waits_for_transaction(&self) -> bool {
+        self.publisher.as_ref().is_some_and(Publisher::is_busy) && !self.is_covered()
+    }
+
+    /// Whether other code waits to take over, and all that the present code has to fold again is folded.
+    pub(super) fn may_succeed(&self) -> bool {
+        self.successor.is_some() && self.checkpoint.next >= self.refold_until
+    }
+
+    pub(super) fn commit_due_in(&self, now: Duration) -> Option<Duration> {
+        if self.commit.is_some() || self.held.is_some() || self.waits_for_transaction() {
+            return None;
+        }
+        if self.may_succeed() {
+            return Some(Duration::ZERO);
+        }
+        if self.checkpoint.next == self.committed {
+            return None;
+        }
+        let live = self.handle.shared.status.read().phase == Phase::Live;
+        if self.is_commit_wanted {
+            return Some(Duration::ZERO);
+        }
+        let due = self.schedule.due_in(now, live, self.folded_at);
+        let is_full = self.handle.shared.table.read().is_full();
+        Some(if is_full { Duration::ZERO } else { due })
+    }
+
+    /// How long until what was made is to be published.
+    pub(super) fn publish_due_in(&self, now: Duration) -> Option<Duration> {
+        let interval = self.handle.code().manifest().commit_interval;
+        self.publisher.as_ref()?.due_in(interval, now)
+    }
+
+    /// Commits what is folded: at once if all that it made is published, else with the next transaction.
+    pub(super) fn commit(&mut self) {
+        if self.is_covered() {
+            self.start_commit();
+        } else {
+            self.start_transaction(true);
+        }
+    }
+
+    /// Publishes what was made; a commit that is due goes along.
+    pub(super) fn publish(&mut self) {
+        let now = self.ports.clock.elapsed();
+        let is_due = self.commit_due_in(now) == Some(Duration::ZERO);
+        self.start_transaction(is_due);
+    }
+
+    pub(super) fn start_transaction(&mut self, with_commit: bool) {
+        self.checkpoint.published = true;
+        let publisher = self
+            .publisher
+            .as_mut()
+            .expect("what is not covered has one");
+        publisher.start(self.handle.spec(), &self.checkpoint);
+        if with_commit {
+            self.held = Some(self.freeze());
+        }
+    }
+
+    /// A transaction is durable; so may be the states that were held for it.
+    pub(super) fn published(&mut self, confirmed: Confirmed) {
+        let store = &self.handle.spec().store;
+        self.ports
+            .metrics
+            .published(store, confirmed.records as u64);
+        self.handle
+            .update(|status| status.published = Some(confirmed.next));
+        if let Some(commit) = self.held.take() {
+            self.write(commit);
+        }
+    }
+
+    pub(super) fn start_commit(&mut self) {
+        if self.may_succeed()
+            && let Some(code) = &self.successor
+        {
+            self.checkpoint.adopt(code);
+        }
+        let commit = self.freeze();
+        self.write(commit);
+    }
+
+    /// What a commit now would write. Until it is written, or given up with the worker, there is no other.
+    pub(super) fn freeze(&mut self) -> Arc<Commit> {
+        assert!(
+            self.commit.is_none() && self.held.is_none(),
+            "one commit at a time"
+        );
+        self.is_commit_wanted = false;
+        self.schedule.started(self.ports.clock.elapsed());
+        Arc::new(Commit {
+            changes: self.handle.shared.table.write().freeze(),
+            checkpoint: self.checkpoint.clone(),
+        })
+    }
+
+    pub(super) fn write(&mut self, commit: Arc<Commit>) {
+        self.commit = Some(InFlight::start(
+            commit,
+            self.store.clone(),
+            self.handle.clone(),
+            self.ports.log.clone(),
+            self.ports.clock.clone(),
+        ));
+    }
+
+    pub(super) fn commit_ended(&mut self, written: &Written) {
+        let in_flight = self.commit.take().expect("one was in flight");
+        assert!(
+            in_flight.next >= self.committed,
+            "a position never goes back"
+        );
+        self.committed = in_flight.next;
+        self.schedule.ended(written.took);
+        self.ports
+            .metrics
+            .committed(&self.handle.spec().store, self.schedule.last_cost());
+        self.handle.shared.table.write().committed();
+        let committed = self.committed;
+        self.handle.update(|status| {
+            status.committed = committed;
+            status.commit_error = None;
+        });
+        self.handle.shared.committed.send_replace(committed);
+        if written.commit.checkpoint.deployment == self.checkpoint.deployment {
+            self.succeed();
+        }
+        self.upkeep.start(self.store.clone(), self.handle.clone());
+    }
+
+    /// Commits what is folded and closes the store, within a bound: what is not committed is folded
+    /// again by the next owner.
+    pub(super) async fn finish(&mut self) -> Exit {
+        let finishing = async {
+            while self.checkpoint.next != self.committed || self.commit.is_some() {
+                if let Some(publisher) = self.publisher.as_mut().filter(|it| it.is_busy()) {
+                    match publisher.ended().await {
+                        Ok(confirmed) => self.published(confirmed),
+                        Err(LogError::Fenced(by)) => return Exit::Fenced(by),
+                        Err(error) => return Exit::Failed(error.to_string()),
+                    }
+                } else if let Some(in_flight) = &mut self.commit {
+                    match in_flight.ended().await {
+                        Ok(written) => self.commit_ended(&written),
+                        Err(StateError::Fenced(by)) => return Exit::Fenced(by),
+                        Err(error) => return Exit::Failed(error.to_string()),
+                    }
+                } else {
+                    self.commit();
+                }
+            }
+            self.upkeep = Upkeep::default();
+            self.store.close().await;
+            Exit::Stopped
+        };
+        tokio::time::timeout(limits::REVOKE_COMMIT_MAX, finishing)
+            .await
+            .unwrap_or_else(|_| Exit::Failed("the last commit took too long".to_owned()))
+    }
+}
