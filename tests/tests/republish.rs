@@ -21,7 +21,7 @@ use foldhost_tests::kafka::flow::Flow;
 use foldhost_tests::kafka::{self, Broker};
 use foldhost_tests::load::Target;
 use foldhost_tests::operate::{
-    count_of, deploy, partitions, plugin, post, settled, version, wait_serving,
+    count_of, deploy, partitions, plugin, rollback, settled, version, wait_serving,
 };
 use foldhost_tests::paths::Scratch;
 use foldhost_tests::running_count::{self, Inputs};
@@ -76,6 +76,8 @@ struct Bed {
     coming: Option<Coming>,
     /// The word of each deployment.
     words: Vec<String>,
+    /// Number of the last deployment.
+    deployment: u64,
     chance: ChaCha8Rng,
     /// After `broker`, which is stopped first.
     _scratch: Scratch,
@@ -103,11 +105,12 @@ impl Bed {
             broker,
             coming: None,
             words: Vec::new(),
+            deployment: 0,
             chance: ChaCha8Rng::seed_from_u64(seed),
             _scratch: scratch,
         };
-        let (deployment, _) = bed.deploy("")?;
-        wait_serving(&bed.client()?, NAME, deployment, WITHIN)?;
+        bed.deploy("")?;
+        wait_serving(&bed.client()?, NAME, bed.deployment, WITHIN)?;
         Ok(bed)
     }
 
@@ -141,9 +144,9 @@ impl Bed {
         coming.wait_more(records)
     }
 
-    /// Deploys the next version, with a word of its own; `state` is empty or one more parameter. Gives its
-    /// number and what became of it.
-    fn deploy(&mut self, state: &str) -> Result<(u64, String)> {
+    /// Deploys the next version, with a word of its own; `state` is empty or more parameters. Gives what
+    /// became of it.
+    fn deploy(&mut self, state: &str) -> Result<String> {
         let number = self.words.len();
         let wasm = version(NAME, &format!("1.{number}.0"))?;
         let wasm = wasm::with_field(&wasm, "keep-generations", "1")?;
@@ -155,7 +158,8 @@ impl Bed {
             &wasm,
         )?;
         self.words.push(word);
-        Ok((done.deployment, done.outcome))
+        self.deployment = done.deployment;
+        Ok(done.outcome)
     }
 
     /// Waits until every partition runs the last deployment and nothing is under way, whatever lag there is.
@@ -163,11 +167,9 @@ impl Bed {
         let client = self.client()?;
         wait_until_ok(WITHIN, "the last deployment to run everywhere", || {
             let plugin = plugin(&client, NAME)?;
-            let deployment = count_of(&plugin, "deployment")?;
-            let runs = |it: &Value| {
-                it["status"] == "live" && number(&it["deployment"]) == Some(deployment)
-            };
-            let all = partitions(&plugin)?.iter().all(runs);
+            let of_last = |it: &Value| number(&it["deployment"]) == Some(self.deployment);
+            let runs = |it: &Value| it["status"] == "live" && of_last(it);
+            let all = of_last(&plugin) && partitions(&plugin)?.iter().all(runs);
             ensure!(plugin["building"].is_null() && all, "{plugin}");
             Ok(())
         })
@@ -265,7 +267,7 @@ fn one_round(bed: &mut Bed, change: Change) -> Result<()> {
                 Change::Swap => ("&state=keep", "swapped"),
                 _ => ("&state=rebuild", "building"),
             };
-            let (_, outcome) = bed.deploy(state)?;
+            let outcome = bed.deploy(state)?;
             ensure!(outcome == expected, "{outcome}, not {expected}");
         }
         Change::BrokerRestarts | Change::BrokerDies => {
@@ -318,25 +320,25 @@ fn rebuild_and_roll_back(name: &str, broker: Option<Broker>, seed: u64) -> Resul
     bed.flow()?;
     bed.wait_more(A_FEW * 8)?;
     for round in 0..rounds {
-        let (_, outcome) = bed.deploy("&state=rebuild")?;
+        let client = bed.client()?;
+        let kept = count_of(&plugin(&client, NAME)?, "generation")?;
+        let outcome = bed.deploy("&state=rebuild")?;
         ensure!(outcome == "building", "{outcome}");
         bed.wait_current()?;
         bed.wait_more(A_FEW)?;
-        let client = bed.client()?;
         // Until the old generation has gone from every partition, a second change is refused.
-        let reply = wait_until_ok(WITHIN, "the rollback to be taken", || {
-            post(&client, NAME, "rollback")?.success()
+        let back = wait_until_ok(WITHIN, "the rollback to be taken", || {
+            rollback(&client, NAME, "")
         })?;
-        let back = bed.words[bed.words.len() - 2].clone();
-        bed.words.push(back);
+        ensure!(
+            back.generation == kept,
+            "not the one that was kept: {back:?}"
+        );
+        bed.deployment = back.deployment;
+        let word = bed.words[bed.words.len() - 2].clone();
+        bed.words.push(word);
         bed.wait_current()
-            .with_context(|| format!("round {round}: {reply:?}"))?;
-        let plugin = plugin(&client, NAME)?;
-        let how = plugin["deployments"]
-            .as_array()
-            .and_then(|all| all.last())
-            .map(|last| last["how"].clone());
-        ensure!(how == Some(json!("kept")), "{how:?}: {plugin}");
+            .with_context(|| format!("round {round}, {back:?}"))?;
         bed.wait_more(A_FEW)?;
     }
     let words = bed.words.clone();
