@@ -92,6 +92,9 @@ pub struct Publishing {
     pub transactional_id: Option<String>,
     /// The topic that the plugin owns.
     pub output: Option<TopicName>,
+    /// The output gets what this generation makes of the whole log: what was published to another topic before
+    /// says nothing about it.
+    pub from_earliest: bool,
     /// Where events go that cannot be applied, if `on-error` says so.
     pub dead_letters: TopicName,
 }

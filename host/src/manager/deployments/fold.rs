@@ -225,10 +225,14 @@ impl Deployments {
         } else {
             self.next_generation(&name)
         };
-        let deployment = Deployment {
+        let mut deployment = Deployment {
             rolls_back_to,
             ..deployment(asked, request, generation, merge, how)
         };
+        // The generation goes on, and so does what its topic is to hold.
+        if keeps_generation && deployment.output == serving.output {
+            deployment.emits_from_earliest |= serving.emits_from_earliest;
+        }
         merge::check_same(&serving, &deployment)?;
         let deployment = Arc::new(deployment);
         let decided = self.decided(&name)?;

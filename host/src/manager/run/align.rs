@@ -359,6 +359,7 @@ impl Running {
             role,
             transactional_id,
             output: output.map(|output| output.topic.clone()),
+            from_earliest: deployment.emits_from_earliest,
             dead_letters: cluster.dead_letters_topic(name),
         })
     }

@@ -67,7 +67,7 @@ pub(super) async fn find(
     let mut published = None;
     if publishing.output.is_some() {
         published = last(&|it| rule.counts(it)).await?;
-        if published.is_none() {
+        if published.is_none() && !publishing.from_earliest {
             rule.output = None;
             published = last(&|it| rule.counts(it)).await?;
         }

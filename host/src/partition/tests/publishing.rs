@@ -13,6 +13,7 @@ fn publishing(role: Role, id: Option<&str>) -> Publishing {
         role,
         transactional_id: id.map(str::to_owned),
         output: Some(TopicName::new("told").unwrap()),
+        from_earliest: role == Role::BesideFromEarliest,
         dead_letters: TopicName::new("foldhost.counter.dead-letters").unwrap(),
     }
 }
