@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use foldhost_tests::feed::expect_counts;
 use foldhost_tests::host::{GENEROUS, Host, Start};
-use foldhost_tests::http::Client;
-use foldhost_tests::operate::{deploy, settled, version};
+use foldhost_tests::http::{Client, number};
+use foldhost_tests::operate::{count_of, deploy, partitions, plugin, settled, version};
 use foldhost_tests::paths::Scratch;
 use foldhost_tests::running_count::{self, Inputs};
 use foldhost_tests::wait::wait_until_ok;
@@ -92,6 +92,14 @@ impl Bed {
         client.append(INPUT, &records)?.success().map(drop)
     }
 
+    fn wait_published(&self, client: &Client, records: u64) -> Result<()> {
+        wait_until_ok(WITHIN, "all to be published", || {
+            let end = topic::end(client, OUTPUT)?;
+            ensure!(end >= records, "{end} of {records}");
+            Ok(())
+        })
+    }
+
     fn wait_settled(&self, host: &Host) -> Result<()> {
         let client = host.client()?;
         wait_until_ok(WITHIN, "all to be folded", || {
@@ -107,14 +115,18 @@ impl Bed {
         for word in words {
             self.deploy(&client, word)?;
         }
+        // What comes from here on is of the last word.
+        wait_until_ok(WITHIN, "the last deployment to run everywhere", || {
+            let plugin = plugin(&client, NAME)?;
+            let deployment = count_of(&plugin, "deployment")?;
+            let runs = |it: &Value| number(&it["deployment"]) == Some(deployment);
+            ensure!(partitions(&plugin)?.iter().all(runs), "{plugin}");
+            Ok(())
+        })?;
         self.send(&client, 2 * KEYS)?;
         self.wait_settled(&host)?;
         let inputs = Inputs::over_http(&client, INPUT)?;
-        wait_until_ok(WITHIN, "all to be published", || {
-            let end = topic::end(&client, OUTPUT)?;
-            ensure!(end >= inputs.total() as u64, "{end} of {}", inputs.total());
-            Ok(())
-        })?;
+        self.wait_published(&client, inputs.total() as u64)?;
         let published = running_count::over_http(&client, OUTPUT)?;
         running_count::check(&inputs, &published, &["first", "second"])
             .with_context(|| host.log_tail())?;
@@ -129,7 +141,7 @@ fn opening(point: &str, times: u32) -> Result<()> {
     let client = host.client()?;
     bed.deploy(&client, "first")?;
     bed.send(&client, 5 * KEYS)?;
-    bed.wait_settled(&host)?;
+    bed.wait_published(&client, 5 * KEYS)?;
     bed.deploy(&client, "second")?;
     bed.send(&client, 5 * KEYS)?;
     bed.start = host.kill()?;
