@@ -253,7 +253,7 @@ impl Routed {
         let took = watch.elapsed();
         ensure!(took < AT_ONCE, "{took:?} for {position}: {reply:?}");
         let Some(count) = self.counts.get(key) else {
-            reply.expect_problem(404, "no-state")?;
+            reply.expect_problem(404, "not-found")?;
             return Ok(());
         };
         let reply = reply.expect_status(200)?;

@@ -1,4 +1,4 @@
-//! Framed values on their way through the route.
+//! Copies by a route that does what a record's value says.
 
 use std::sync::Arc;
 
