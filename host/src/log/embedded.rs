@@ -346,11 +346,11 @@ impl Log for EmbeddedLog {
 
     async fn range(&self, of: &TopicPartition) -> Result<OffsetRange, LogError> {
         // Nothing leaves the front of a partition: compaction leaves gaps behind the first offset.
-        Ok(Offset(0)..self.0.catalog.get(&of.topic)?.end(of.partition)?)
+        Ok(Offset(0)..self.0.catalog.end(of)?)
     }
 
     async fn written_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
-        // A transaction is one batch: it is there whole, or not at all.
+        // A transaction is one batch: its ends are told whole, or not at all.
         self.range(of).await.map(|range| range.end)
     }
 

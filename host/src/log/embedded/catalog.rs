@@ -125,8 +125,8 @@ impl TopicState {
         Ok(self.tail_of(partition)?.subscribe())
     }
 
-    /// Moves a tail, unless the log was closed meanwhile. For the writer thread, after its fsync.
-    pub(super) fn publish(&self, partition: Partition, end: u64) {
+    /// Moves a tail, unless the log was closed meanwhile.
+    fn publish(&self, partition: Partition, end: u64) {
         let tail = self
             .tail_of(partition)
             .expect("the writer stages existing partitions only");
@@ -188,6 +188,27 @@ impl Catalog {
     /// All topics, in order of name.
     pub(super) fn all(&self) -> Vec<Arc<TopicState>> {
         self.0.read().values().cloned().collect()
+    }
+
+    /// One past the last durable record of a partition. Whoever has seen a part of a batch in another
+    /// partition is told an end behind all of it.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`], [`LogError::UnknownPartition`], [`LogError::Unavailable`].
+    pub(super) fn end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
+        let topics = self.0.read();
+        let topic = topics.get(&of.topic);
+        let topic = topic.ok_or_else(|| LogError::UnknownTopic(of.topic.clone()))?;
+        topic.end(of.partition)
+    }
+
+    /// Moves the tails of all partitions that one batch was written to, before an end is asked for again.
+    pub(super) fn publish<'a>(
+        &self,
+        written: impl Iterator<Item = (&'a TopicState, Partition, u64)>,
+    ) {
+        let _nobody_asks = self.0.write();
+        written.for_each(|(topic, partition, end)| topic.publish(partition, end));
     }
 
     /// Partitions of all topics together.
@@ -271,6 +292,36 @@ mod tests {
             .map(|_| topic.choose(&NewRecord::default()).unwrap().0)
             .collect();
         assert_eq!(turns, [0, 1, 2, 3, 0]);
+    }
+
+    #[test]
+    fn who_has_seen_a_part_of_a_batch_is_told_ends_behind_all_of_it() {
+        const BATCHES: u64 = 20_000;
+        let catalog = Catalog::default();
+        let names = ["a", "b"].map(|name| TopicName::new(name).unwrap());
+        for name in &names {
+            let mut topic = topic(1);
+            topic.name = name.clone();
+            catalog.insert(Arc::new(topic));
+        }
+        let topics = names.clone().map(|name| catalog.get(&name).unwrap());
+        let last = TopicPartition {
+            topic: names[1].clone(),
+            partition: Partition(0),
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for end in 1..=BATCHES {
+                    let written = topics.iter().map(|topic| (&**topic, Partition(0), end));
+                    catalog.publish(written);
+                }
+            });
+            let mut seen = Offset(0);
+            while seen < Offset(BATCHES) {
+                seen = topics[0].end(Partition(0)).unwrap();
+                assert!(catalog.end(&last).unwrap() >= seen);
+            }
+        });
     }
 
     #[test]

@@ -280,8 +280,10 @@ impl Writer {
         if let Err(error) = &outcome {
             self.health.stop(error);
         } else {
+            let written = open.iter();
+            self.catalog
+                .publish(written.map(|((_, partition), it)| (&*it.topic, *partition, it.base)));
             for ((_, partition), written) in &open {
-                written.topic.publish(*partition, written.base);
                 self.chores.grown(&written.topic, *partition, written.bytes);
             }
         }
