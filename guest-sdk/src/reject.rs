@@ -10,7 +10,7 @@ use std::fmt;
 ///
 /// The state of the record's key stays as if the record were not there, even if `fold` had changed
 /// it before it gave up, and what `react` has emitted for it is taken back. What becomes of the record is the manifest's `on-error`: by default the
-/// partition stops before it, and says code and reason.
+/// partition stops before it, and says code and reason; `park-key` sets its key aside, `dead-letter` the record.
 ///
 /// ```
 /// use foldhost_sdk::Reject;

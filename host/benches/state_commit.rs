@@ -21,7 +21,9 @@ use tokio::runtime::{Builder, Runtime};
 use foldhost::clock::Clock;
 use foldhost::state::objects::Objects;
 use foldhost::state::slate::{SlateSettings, SlateStore};
-use foldhost::state::{Checkpoint, Commit, KeyState, PartitionStore, StateStore as _, StoreId};
+use foldhost::state::{
+    ActionPoint, Checkpoint, Commit, KeyState, PartitionStore, StateStore as _, StoreId,
+};
 use foldhost::types::{DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName};
 
 /// The allocator of the host.
@@ -93,6 +95,7 @@ fn commit(keys: usize) -> Arc<Commit> {
         .collect();
     Arc::new(Commit {
         changes,
+        parked: Vec::new(),
         checkpoint: Checkpoint {
             epoch: Epoch(1),
             deployment: DeploymentId(1),
@@ -107,6 +110,7 @@ fn commit(keys: usize) -> Arc<Commit> {
             gaps: 0,
             incomplete: false,
             published: false,
+            action: ActionPoint::done(0),
         },
     })
 }

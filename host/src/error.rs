@@ -83,6 +83,8 @@ codes! {
     NoPreviousDeployment = "no-previous-deployment", 409, "There is no previous deployment";
     /// No partition is blocked at the record that is to be skipped.
     NotBlocked = "not-blocked", 409, "It is not blocked at that record";
+    /// Nothing is parked that could be folded again or discarded.
+    NotParked = "not-parked", 409, "Nothing is parked";
     /// States cannot be kept: they were folded from other inputs.
     InputsChanged = "inputs-changed", 409, "The inputs have changed";
     /// States cannot be kept: the code cannot read them.

@@ -193,6 +193,14 @@ pub const MIGRATION_KEYS_MAX: usize = 4_096;
 pub const DEPLOYMENTS_REMEMBERED_MAX: usize = 100;
 /// Records of one plugin that may be skipped.
 pub const SKIPS_MAX: usize = 1_000;
+/// Records of one partition that may be parked; then it stops instead of parking more.
+pub const PARKED_RECORDS_MAX: usize = 100_000;
+/// Bytes of records of one partition that may be parked: they are in memory as well as in the store.
+pub const PARKED_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Replays of one plugin that are remembered: those that no owner has come to yet, and more.
+pub const REPLAYS_REMEMBERED_MAX: usize = 100;
+/// Discards of one plugin: each stays for good, since later generations leave the records out too.
+pub const DISCARDS_MAX: usize = 1_000;
 /// Longest reason that is given for a decision, in bytes.
 pub const REASON_BYTES_MAX: usize = 1024;
 /// How often a running plugin compares what runs with what was decided, and tells what became ready.
@@ -362,6 +370,9 @@ const _: () = {
     assert!(RECORD_BYTES_DEFAULT <= APPEND_BODY_BYTES_MAX);
     assert!(APPEND_BODY_BYTES_MAX <= BODY_DRAIN_BYTES_MAX);
     assert!(KEY_BYTES_MAX < RECORD_BYTES_DEFAULT);
+    assert!(RECORD_BYTES_MAX < PARKED_BYTES_MAX);
+    // What is parked between two commits is written with one.
+    assert!(PARKED_BYTES_MAX <= DIRTY_BYTES_MAX);
     assert!(EMBEDDED_CHUNK_BYTES_MAX <= EMBEDDED_GROUP_BYTES_MAX);
     assert!(EMBEDDED_GROUP_BYTES_MAX <= EMBEDDED_QUEUE_BYTES_MAX);
     assert!(RECORD_BYTES_MAX <= EMBEDDED_QUEUE_BYTES_MAX);

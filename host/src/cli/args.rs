@@ -155,6 +155,9 @@ pub(super) enum PluginCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Look at records that are set aside because their key is parked, and decide what becomes of them.
+    #[command(subcommand)]
+    Parked(ParkedCommand),
     /// Print the topics, groups and rights that a plugin needs on Kafka. Asks no host.
     Requirements(RequirementsArgs),
     /// Stop a plugin and free its states. Its input stays as it is.
@@ -167,6 +170,38 @@ pub(super) enum PluginCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+}
+
+/// Parked records.
+#[derive(Debug, Subcommand)]
+pub(super) enum ParkedCommand {
+    /// List parked keys, or the parked records of one key.
+    List {
+        /// Name of the plugin.
+        name: PluginName,
+        /// Only this key, with its records.
+        key: Option<String>,
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Fold parked records again with the code that runs now; what fails again stays parked.
+    Replay(ParkedArgs),
+    /// Do without what is parked, now and in every later build of the states.
+    Discard(ParkedArgs),
+}
+
+/// Which parked records, and why.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ParkedArgs {
+    /// Name of the plugin.
+    pub(super) name: PluginName,
+    /// Only this key; all that are parked, if left out.
+    pub(super) key: Option<String>,
+    /// Why; kept with the decision.
+    #[arg(long)]
+    pub(super) reason: String,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
 }
 
 /// What to deploy, and how.

@@ -17,6 +17,7 @@ mod follow;
 mod host;
 mod operate;
 mod output;
+mod parked;
 mod plugin;
 pub mod plugin_build;
 mod progress;

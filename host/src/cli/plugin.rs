@@ -15,7 +15,7 @@ use super::confirm::confirm;
 use super::exit::UsageError;
 use super::output::{self, field, table};
 use super::scaffold::ScaffoldKind;
-use super::{follow, operate, plugin_build, requirements, scaffold};
+use super::{follow, operate, parked, plugin_build, requirements, scaffold};
 use crate::limits;
 use crate::plugin::component;
 use crate::plugin::manifest::Manifest;
@@ -41,6 +41,7 @@ pub(super) fn run(command: PluginCommand) -> anyhow::Result<()> {
             reason,
             client,
         } => operate::skip(&name, &at, &reason, &client),
+        PluginCommand::Parked(command) => parked::run(&command),
         PluginCommand::Requirements(args) => requirements::run(&args),
         PluginCommand::Delete { name, yes, client } => {
             let client = Client::new(&client)?;
@@ -326,6 +327,21 @@ fn described(plugin: &Value) -> String {
             "{:<12}{at}: {reason} (decision {number})",
             "skipped"
         ));
+    }
+    for partition in items("partitions") {
+        let [number, keys, records] =
+            ["partition", "parked_keys", "parked_records"].map(|name| field(&partition, name));
+        if partition["parked_keys"]
+            .as_u64()
+            .is_some_and(|keys| keys > 0)
+        {
+            lines.push(format!(
+                "{:<12}{records} records of {keys} keys in partition {number}: `foldhost plugin parked \
+                 list {}`",
+                "parked",
+                field(plugin, "name")
+            ));
+        }
     }
     if !plugin["paused"].is_null() {
         lines.push(format!(

@@ -52,11 +52,11 @@ struct KeyPage {
 
 /// A partition that is not listed here.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
-struct Elsewhere {
+pub(super) struct Elsewhere {
     /// Number of the partition.
-    partition: u32,
+    pub(super) partition: u32,
     /// URL of the host that owns it; null = nobody does right now.
-    owner: Option<String>,
+    pub(super) owner: Option<String>,
 }
 
 /// List the keys of a view, with the default query's answer for each

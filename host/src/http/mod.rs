@@ -20,6 +20,7 @@ mod middleware;
 mod openapi;
 mod operations;
 mod params;
+mod parked;
 mod plugin_json;
 mod plugins;
 mod positions;
@@ -143,12 +144,16 @@ fn groups() -> Vec<Group> {
         group(
             Admin,
             &[Scope::Operate, Scope::Deploy],
-            plugins::read_routes().merge(operations::read_routes()),
+            plugins::read_routes()
+                .merge(operations::read_routes())
+                .merge(parked::read_routes()),
         ),
         group(
             Admin,
             &[Scope::Deploy],
-            plugins::write_routes().merge(operations::write_routes()),
+            plugins::write_routes()
+                .merge(operations::write_routes())
+                .merge(parked::write_routes()),
         ),
         group(Admin, &Scope::ALL, health::common_routes()),
     ]

@@ -250,18 +250,7 @@ async fn skip_record(
     let at: RecordPosition = at
         .parse()
         .map_err(|error| Problem::new(Code::BadPosition, format!("{error}")).with("at", at))?;
-    let reason = reason.trim().to_owned();
-    if reason.is_empty() || reason.len() > limits::REASON_BYTES_MAX {
-        return Err(Problem::new(
-            Code::BadRequest,
-            format!(
-                "say why the record is left out, in at most {} bytes: whoever looks at the plugin later \
-                 reads it",
-                limits::REASON_BYTES_MAX
-            ),
-        )
-        .with("field", "reason"));
-    }
+    let reason = self::reason(&reason, "the record is left out")?;
     let manager = app.services.manager.clone();
     let (skipped, by) = (at.clone(), principal.as_str().to_owned());
     let skip = aside(async move { manager.skip(&name, skipped, reason, &by).await }).await?;
@@ -269,4 +258,20 @@ async fn skip_record(
         skip,
         at: at.to_string(),
     }))
+}
+
+/// A reason, without the white space around it; `what` says what it is for.
+pub(super) fn reason(given: &str, what: &str) -> Result<String, Problem> {
+    let reason = given.trim();
+    if reason.is_empty() || reason.len() > limits::REASON_BYTES_MAX {
+        return Err(Problem::new(
+            Code::BadRequest,
+            format!(
+                "say why {what}, in at most {} bytes: whoever looks at the plugin later reads it",
+                limits::REASON_BYTES_MAX
+            ),
+        )
+        .with("field", "reason"));
+    }
+    Ok(reason.to_owned())
 }

@@ -76,6 +76,8 @@ pub(super) struct PluginDetails {
     kept: Option<GenerationDetails>,
     /// Records that are not folded.
     skips: Vec<SkipDetails>,
+    /// Decisions about parked records, the newest last.
+    parked: Vec<ParkedDecision>,
     /// Whether the log reached back to its first record when the state was built here.
     history: History,
     /// Its partitions.
@@ -100,6 +102,28 @@ struct SkipDetails {
     skip: u64,
     /// The record, as topic/partition@offset.
     at: String,
+    /// Why.
+    reason: String,
+    /// Name of the token that asked for it; empty = none was needed.
+    principal: String,
+    /// When, in milliseconds since the Unix epoch.
+    at_ms: i64,
+}
+
+/// A decision about parked records.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct ParkedDecision {
+    /// Number of the decision.
+    decision: u64,
+    /// `replay`, or `discard`: they are not folded any more.
+    what: &'static str,
+    /// Of which key; null = of all, or of a key that cannot be written as text.
+    key: Option<String>,
+    /// The discarded records, as topic/partition@offset of the first, and the offset of the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<u64>,
     /// Why.
     reason: String,
     /// Name of the token that asked for it; empty = none was needed.
@@ -229,6 +253,10 @@ struct PartitionDetails {
     gaps: Option<u64>,
     /// Records of it that are left out by decision.
     skipped: usize,
+    /// Keys whose records are set aside; null = ask its owner.
+    parked_keys: Option<usize>,
+    /// Records that are set aside.
+    parked_records: Option<usize>,
     /// Why it cannot go on.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocked: Option<BlockedDetails>,
@@ -334,6 +362,7 @@ impl PluginDetails {
             building: decided.building.as_ref().map(generation),
             kept: decided.kept.as_ref().map(generation),
             skips: decided.skips.iter().map(SkipDetails::of).collect(),
+            parked: ParkedDecision::all(&decided, manifest.key),
             history: History::of(folded.topic.as_str(), &statuses),
             partitions: PartitionDetails::all(app, plugin, &decided, deployment.partitions, &open),
             last_error: plugin.last_error(),
@@ -350,6 +379,37 @@ impl SkipDetails {
             principal: skip.principal.clone(),
             at_ms: skip.at_ms,
         }
+    }
+}
+
+impl ParkedDecision {
+    fn all(decided: &Decided, format: KeyFormat) -> Vec<Self> {
+        let replays = decided.replays.iter().map(|replay| Self {
+            decision: replay.number,
+            what: "replay",
+            key: replay.key.as_ref().and_then(|key| format.format(key)),
+            from: None,
+            to: None,
+            reason: replay.reason.clone(),
+            principal: replay.principal.clone(),
+            at_ms: replay.at_ms,
+        });
+        let discards = decided.discards.iter().map(|discard| {
+            let (topic, partition) = (&discard.topic, discard.partition);
+            Self {
+                decision: discard.number,
+                what: "discard",
+                key: format.format(&discard.key),
+                from: Some(format!("{topic}/{partition}@{}", discard.first)),
+                to: Some(discard.last.0),
+                reason: discard.reason.clone(),
+                principal: discard.principal.clone(),
+                at_ms: discard.at_ms,
+            }
+        });
+        let mut all: Vec<_> = replays.chain(discards).collect();
+        all.sort_by_key(|decision| decision.decision);
+        all
     }
 }
 
@@ -508,6 +568,8 @@ impl PartitionDetails {
             folds_from: status.map(|status| status.folds_from.0),
             gaps: status.map(|status| status.gaps),
             skipped: 0,
+            parked_keys: status.map(|status| status.parked_keys),
+            parked_records: status.map(|status| status.parked_records),
             blocked: blocked.map(|blocked| BlockedDetails {
                 code: blocked.code.clone(),
                 detail: blocked.detail.clone(),

@@ -149,9 +149,12 @@ async fn named_query_base64(
     ask(&app, &principal, &segments, KeyForm::Base64, request).await
 }
 
+/// How a path writes a key.
 #[derive(Debug, Clone, Copy)]
-enum KeyForm {
+pub(super) enum KeyForm {
+    /// As the plugin writes its keys.
     Text,
+    /// Its bytes in base64url.
     Base64,
 }
 
@@ -224,7 +227,7 @@ async fn ask(
 }
 
 /// The bytes of a key as the path writes it.
-fn key(plugin: &Plugin, text: &str, form: KeyForm) -> Result<Bytes, Problem> {
+pub(super) fn key(plugin: &Plugin, text: &str, form: KeyForm) -> Result<Bytes, Problem> {
     let bad = |detail: String| Problem::new(Code::BadKey, detail).with("key", text);
     match form {
         KeyForm::Text => plugin

@@ -128,6 +128,20 @@ impl RecordBatch {
         });
     }
 
+    /// Appends a copy of a record of another batch.
+    ///
+    /// # Panics
+    /// As [`push`](Self::push).
+    pub fn push_record(&mut self, record: &RecordRef<'_>) {
+        self.push(
+            record.offset,
+            record.timestamp_ms,
+            record.key,
+            record.value,
+            record.headers(),
+        );
+    }
+
     /// How many records.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -77,6 +77,18 @@ pub(super) async fn skip(
     }
 }
 
+/// Appends a decision about parked records; returns its number.
+pub(super) async fn parked(
+    manager: &Arc<Inner>,
+    request: Request,
+    principal: &str,
+) -> Result<u64, Problem> {
+    match accepted(decide(manager, principal, request).await?)? {
+        Verdict::Parked(number) => Ok(number),
+        _ => Err(of_another_kind()),
+    }
+}
+
 /// A verdict that is no refusal.
 pub(super) fn accepted(verdict: Verdict) -> Result<Verdict, Problem> {
     match verdict {

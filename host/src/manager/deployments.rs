@@ -8,6 +8,7 @@
 mod fold;
 mod merge;
 mod outputs;
+mod parked;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ pub use fold::Deployments;
 pub(super) use fold::{name_taken, unknown_plugin};
 pub(super) use merge::Merge;
 pub(super) use outputs::{output_taken, resolve_output};
+pub use parked::{Discard, DiscardRequested, Replay, ReplayRequested};
 
 /// A numbered decision to run a component under a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -229,6 +231,10 @@ pub struct Decided {
     pub paused: Option<Paused>,
     /// Records that are not folded.
     pub skips: Vec<Skip>,
+    /// Decisions to fold parked records again, the newest last; the oldest are forgotten at some time.
+    pub replays: Vec<Replay>,
+    /// Parked records that are not folded any more.
+    pub discards: Vec<Discard>,
     /// Deployments, the newest last; the oldest are forgotten at some time.
     pub history: Vec<Arc<Deployment>>,
     /// Those of `history` that answered at some time.
@@ -312,6 +318,10 @@ pub enum Body {
     Pause(PluginName, bool),
     /// Fold everything but one record.
     Skip(PluginName, RecordPosition, String),
+    /// Fold parked records again.
+    Replay(ReplayRequested),
+    /// Do without parked records.
+    Discard(Box<DiscardRequested>),
     /// The owner of a partition says how it is.
     Report(Reported),
     /// A partition's queries are answered from this generation.
@@ -404,6 +414,8 @@ pub enum Verdict {
     Paused,
     /// The record will not be folded; the number of the decision.
     Skipped(u64),
+    /// Parked records will be folded again, or not any more; the number of the decision.
+    Parked(u64),
     /// A report was taken note of.
     Noted,
     /// The cluster has this identity.

@@ -39,7 +39,8 @@ use crate::types::{
 };
 
 pub use deployments::{
-    Decided, Deployment, Deployments, Generation, How, Origin, Paused, Skip, StatePolicy,
+    Decided, Deployment, Deployments, Discard, DiscardRequested, Generation, How, Origin, Paused,
+    Replay, ReplayRequested, Skip, StatePolicy,
 };
 pub use plugin::{Foreign, Plugin};
 
@@ -296,6 +297,31 @@ impl Manager {
         principal: &str,
     ) -> Result<u64, Problem> {
         decide::skip(&self.0, name, at, reason, principal).await
+    }
+
+    /// Has parked records folded again, on every host of the cluster; returns the number of the decision.
+    ///
+    /// # Errors
+    /// `not-parked` where the plugin never parks; `unknown-plugin`; `log-unavailable`; `outcome-unknown`.
+    pub async fn replay_parked(
+        &self,
+        request: ReplayRequested,
+        principal: &str,
+    ) -> Result<u64, Problem> {
+        decide::parked(&self.0, record::Request::Replay(request), principal).await
+    }
+
+    /// Does without parked records, now and in every later generation; returns the number of the decision.
+    ///
+    /// # Errors
+    /// As [`replay_parked`](Self::replay_parked); `deployment-under-way`; `too-large`.
+    pub async fn discard_parked(
+        &self,
+        request: DiscardRequested,
+        principal: &str,
+    ) -> Result<u64, Problem> {
+        let request = record::Request::Discard(Box::new(request));
+        decide::parked(&self.0, request, principal).await
     }
 
     /// What runs, by name.

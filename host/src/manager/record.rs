@@ -6,7 +6,8 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::deployments::{
-    BlockedReport, Body, DeployRequested, Event, Report, Reported, RollbackRequested, StatePolicy,
+    BlockedReport, Body, DeployRequested, DiscardRequested, Event, ReplayRequested, Report,
+    Reported, RollbackRequested, StatePolicy,
 };
 use crate::plugin::{Kind, Manifest, Parameters};
 use crate::types::{
@@ -36,6 +37,8 @@ pub(super) enum Request {
     },
     Pause(PluginName, bool),
     Skip(PluginName, RecordPosition, String),
+    Replay(ReplayRequested),
+    Discard(Box<DiscardRequested>),
     Report(Reported),
     Switched(PluginName, GenerationId, Partition),
 }
@@ -101,6 +104,21 @@ fn wire(request: Request) -> Wire {
             partition: at.partition.0,
             offset: at.offset.0,
             reason,
+        }),
+        Request::Replay(replay) => Wire::ReplayParked(proto::ReplayParkedRequested {
+            name: replay.name.to_string(),
+            key: replay.key,
+            reason: replay.reason,
+        }),
+        Request::Discard(discard) => Wire::DiscardParked(proto::DiscardParkedRequested {
+            name: discard.name.to_string(),
+            key: discard.key,
+            topic: discard.first.topic.to_string(),
+            partition: discard.first.partition.0,
+            first: discard.first.offset.0,
+            last: discard.last.0,
+            topic_id: wire_id(discard.topic_id),
+            reason: discard.reason,
         }),
         Request::Report(reported) => wire_report(reported),
         Request::Switched(name, generation, partition) => {
@@ -168,7 +186,7 @@ fn wire_report(reported: Reported) -> Wire {
             let at = at.map(|(at, topic_id)| proto::BlockedAt {
                 topic: at.topic.to_string(),
                 partition: Some(at.partition.0).filter(|of| *of != partition),
-                topic_id: topic_id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id)),
+                topic_id: wire_id(topic_id),
                 offset: at.offset.0,
             });
             Wire::Blocked(proto::PartitionBlocked {
@@ -181,6 +199,20 @@ fn wire_report(reported: Reported) -> Wire {
                 at,
             })
         }
+    }
+}
+
+fn wire_id(topic_id: Option<[u8; 16]>) -> Bytes {
+    topic_id.map_or_else(Bytes::new, |id| Bytes::copy_from_slice(&id))
+}
+
+fn read_id(wire: &[u8]) -> Result<Option<[u8; 16]>, String> {
+    match wire {
+        [] => Ok(None),
+        id => match id.try_into() {
+            Ok(id) => Ok(Some(id)),
+            Err(_) => Err("a topic's id is not 16 bytes".to_owned()),
+        },
     }
 }
 
@@ -229,6 +261,23 @@ fn read(wire: Wire) -> Result<Body, String> {
             };
             Body::Skip(plugin_name(&skip.name)?, at, skip.reason)
         }
+        Wire::ReplayParked(replay) => Body::Replay(ReplayRequested {
+            name: plugin_name(&replay.name)?,
+            key: replay.key,
+            reason: replay.reason,
+        }),
+        Wire::DiscardParked(discard) => Body::Discard(Box::new(DiscardRequested {
+            name: plugin_name(&discard.name)?,
+            key: discard.key,
+            first: RecordPosition {
+                topic: topic_name(&discard.topic)?,
+                partition: Partition(discard.partition),
+                offset: Offset(discard.first),
+            },
+            last: Offset(discard.last),
+            topic_id: read_id(&discard.topic_id)?,
+            reason: discard.reason,
+        })),
         Wire::Ready(ready) => Body::Report(Reported {
             name: plugin_name(&ready.name)?,
             generation: GenerationId(ready.generation),
@@ -296,13 +345,7 @@ fn read_blocked(wire: proto::PartitionBlocked) -> Result<Reported, String> {
     let at = match wire.at {
         None => None,
         Some(at) => {
-            let topic_id = match at.topic_id.as_ref() {
-                [] => None,
-                id => Some(
-                    id.try_into()
-                        .map_err(|_| "a topic's id is not 16 bytes".to_owned())?,
-                ),
-            };
+            let topic_id = read_id(&at.topic_id)?;
             let position = RecordPosition {
                 topic: topic_name(&at.topic)?,
                 partition: at.partition.map_or(partition, Partition),
@@ -416,6 +459,38 @@ mod tests {
                 panic!("{event:?}")
             };
             assert_eq!(read, reported);
+        }
+    }
+
+    #[test]
+    fn decisions_about_parked_records_read_back() {
+        let name = PluginName::new("a").unwrap();
+        for key in [None, Some(Bytes::new()), Some(Bytes::from_static(b"k"))] {
+            let replay = ReplayRequested {
+                name: name.clone(),
+                key,
+                reason: "corrected".to_owned(),
+            };
+            let event = decode(&encode("id", 7, "", "", Request::Replay(replay.clone())));
+            let Body::Replay(read) = event.body else {
+                panic!("{event:?}")
+            };
+            assert_eq!(read, replay);
+        }
+        for topic_id in [None, Some([7; 16])] {
+            let discard = Box::new(DiscardRequested {
+                name: name.clone(),
+                key: Bytes::from_static(b"k"),
+                first: "flights/3@77".parse().unwrap(),
+                last: Offset(80),
+                topic_id,
+                reason: "broken".to_owned(),
+            });
+            let event = decode(&encode("id", 7, "", "", Request::Discard(discard.clone())));
+            let Body::Discard(read) = event.body else {
+                panic!("{event:?}")
+            };
+            assert_eq!(read, discard);
         }
     }
 

@@ -102,7 +102,8 @@ impl InFlight {
     ) -> Self {
         let next = commit.checkpoint.next;
         let task = tokio::spawn(async move {
-            if !commit.changes.is_empty() && is_replaced(&*log, &handle, &commit.checkpoint).await {
+            let is_news = !commit.changes.is_empty() || !commit.parked.is_empty();
+            if is_news && is_replaced(&*log, &handle, &commit.checkpoint).await {
                 return Err(StateError::Unavailable(format!(
                     "topic '{}' was replaced while it was read; what was folded since the last commit is \
                      dropped",

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::parking::Actions;
 use crate::limits;
 use crate::plugin::PluginCode;
-use crate::plugin::manifest::{Manifest, OnError};
+use crate::plugin::manifest::Manifest;
 use crate::types::{DeploymentId, Offset};
 
 /// The code of a deployment.
@@ -36,8 +37,7 @@ impl CodeInUse {
     #[must_use]
     pub fn state_interval(&self) -> Duration {
         let manifest = self.manifest();
-        let publishes = manifest.output.is_some() || manifest.on_error != OnError::Stop;
-        if publishes {
+        if manifest.writes_to_log() {
             manifest
                 .commit_interval
                 .max(limits::PUBLISHER_STATE_INTERVAL)
@@ -69,6 +69,8 @@ pub struct Control {
     pub frozen: bool,
     /// Records that are not folded.
     pub skips: Arc<Skips>,
+    /// What was decided about parked records.
+    pub actions: Arc<Actions>,
 }
 
 impl Control {
@@ -80,6 +82,7 @@ impl Control {
             paused: false,
             frozen: false,
             skips: Arc::default(),
+            actions: Arc::default(),
         }
     }
 }

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
+use super::parking::{ParkedKey, Parking};
 use super::table::{SharedTable, StateBudget};
 use super::{Blocked, CodeInUse, Control, PartitionSpec, PartitionStatus, Phase};
-use crate::state::{KeyState, PartitionStore, StateError};
+use crate::state::{KeyState, ParkedRecord, PartitionStore, StateError};
 use crate::types::Offset;
 
 /// A partition that this host has open. Cheap to clone.
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     pub(super) in_use: RwLock<Arc<CodeInUse>>,
     /// How its part of the merge stage is.
     merging: RwLock<Merging>,
+    /// What is set aside for an operator.
+    pub(super) parking: RwLock<Parking>,
 }
 
 /// How the part of the merge stage is that goes with a partition: the inputs that its owner copies.
@@ -77,6 +80,7 @@ impl PartitionHandle {
                 control: watch::Sender::new(control),
                 in_use,
                 merging: RwLock::default(),
+                parking: RwLock::default(),
             }),
         }
     }
@@ -108,6 +112,11 @@ impl PartitionHandle {
     #[must_use]
     pub fn status(&self) -> PartitionStatus {
         let mut status = self.shared.status.read().clone();
+        {
+            let parking = self.shared.parking.read();
+            status.parked_keys = parking.keys();
+            status.parked_records = parking.records();
+        }
         let merging = self.shared.merging.read();
         status.lag_events += merging.lag_records;
         if let Some((blocked, topic_id)) = &merging.blocked
@@ -193,6 +202,24 @@ impl PartitionHandle {
         }
         found.truncate(limit);
         Ok(found)
+    }
+
+    /// Keys that are parked, behind `after`, in order, at most `limit`.
+    #[must_use]
+    pub fn parked(&self, after: Option<&[u8]>, limit: usize) -> Vec<ParkedKey> {
+        self.shared.parking.read().list(after, limit)
+    }
+
+    /// A key, if it is parked.
+    #[must_use]
+    pub fn parked_key(&self, key: &[u8]) -> Option<ParkedKey> {
+        self.shared.parking.read().find(key)
+    }
+
+    /// Parked records of a key from `from` on, in order, at most `limit`.
+    #[must_use]
+    pub fn parked_records(&self, key: &[u8], from: Offset, limit: usize) -> Vec<Arc<ParkedRecord>> {
+        self.shared.parking.read().of_key(key, from, limit)
     }
 
     /// Waits until the record at `offset` is folded; `false` if that takes longer than `within`.

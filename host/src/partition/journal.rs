@@ -7,7 +7,9 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::PartitionSpec;
+use super::parking::{Action, Discarded};
 use crate::log::{Log, LogError, NewRecord};
+use crate::state::ActionPoint;
 use crate::types::{
     DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, TopicName, TopicPartition,
 };
@@ -58,6 +60,13 @@ pub struct Position {
     pub next: Offset,
     /// The owned topic to which records were published; `None` where they were withheld.
     pub output: Option<TopicName>,
+    /// How far the operator's actions on parked records were applied.
+    pub action: ActionPoint,
+    /// The last of them, if its outcome is what was published.
+    pub applied: Option<Action>,
+    /// For each parked key, the first record whose outputs are not published though it lies before `next`;
+    /// in order.
+    pub held: Vec<Offset>,
 }
 
 /// How far a partition of an input was copied into a merge topic.
@@ -118,6 +127,10 @@ pub fn position_record(position: &Position) -> NewRecord {
             .output
             .as_ref()
             .map_or_else(String::new, ToString::to_string),
+        action: position.action.number,
+        action_until: (!position.action.is_done()).then_some(position.action.until.0),
+        applied: position.applied.as_ref().map(wire_action),
+        held: differences(&position.held),
     };
     let key = format!("position/{partition}/{generation}");
     record(partition, key, Wire::Position(wire))
@@ -161,6 +174,30 @@ pub fn read_merged(value: &[u8]) -> Option<Merged> {
         stopped: merged.stopped,
         merge_topic_id: read_id(&merged.merge_topic_id)?,
         lost: merged.lost,
+    })
+}
+
+fn wire_action(action: &Action) -> proto::ParkedAction {
+    let discarded = action.discarded;
+    proto::ParkedAction {
+        key: action.key.clone(),
+        first: discarded.map(|it| it.first.0),
+        last: discarded.map_or(0, |it| it.last.0),
+        topic_id: wire_id(discarded.and_then(|it| it.topic_id)),
+    }
+}
+
+/// `None` for what no version of this host wrote.
+fn read_action(number: u64, wire: proto::ParkedAction) -> Option<Action> {
+    let topic_id = read_id(&wire.topic_id)?;
+    Some(Action {
+        number,
+        key: wire.key,
+        discarded: wire.first.map(|first| Discarded {
+            first: Offset(first),
+            last: Offset(wire.last),
+            topic_id,
+        }),
     })
 }
 
@@ -221,7 +258,36 @@ pub fn read_position(value: &[u8]) -> Option<Position> {
             "" => None,
             output => Some(TopicName::new(output).ok()?),
         },
+        action: ActionPoint {
+            number: position.action,
+            until: Offset(position.action_until.unwrap_or(u64::MAX)),
+        },
+        applied: match position.applied {
+            Some(applied) => Some(read_action(position.action, applied)?),
+            None => None,
+        },
+        held: sums(&position.held)?,
     })
+}
+
+/// Offsets in order, each as the difference to the one before: most take a byte or two.
+fn differences(offsets: &[Offset]) -> Vec<u64> {
+    let before = std::iter::once(&Offset(0)).chain(offsets);
+    offsets
+        .iter()
+        .zip(before)
+        .map(|(it, before)| it.0 - before.0)
+        .collect()
+}
+
+/// What [`differences`] were made of; `None` for what no version of this host wrote.
+fn sums(differences: &[u64]) -> Option<Vec<Offset>> {
+    let sum = |last: &mut u64, difference: &u64| {
+        *last = last.checked_add(*difference)?;
+        Some(Offset(*last))
+    };
+    let offsets: Vec<_> = differences.iter().scan(0, sum).collect();
+    (offsets.len() == differences.len()).then_some(offsets)
 }
 
 fn read(value: &[u8]) -> Option<Wire> {

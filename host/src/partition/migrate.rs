@@ -5,7 +5,7 @@
 //! until the last state is migrated the new store says that it is incomplete, and whoever opens it
 //! begins again. The old store is only read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use super::open::OpenError;
 use super::{Blocked, CodeInUse, MigrateFrom, PartitionHandle, Ports};
 use crate::limits;
 use crate::plugin::{BytesColumn, CallError, OptionalColumn, PluginInstance};
-use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateSnapshot};
-use crate::types::Partition;
+use crate::state::{Checkpoint, Commit, KeyState, ParkedRecord, PartitionStore, StateSnapshot};
+use crate::types::{Offset, Partition};
 
 /// What came of it.
 #[derive(Debug)]
@@ -99,9 +99,14 @@ async fn migrate_all(
             incomplete: !is_last,
             ..checkpoint.clone()
         };
+        let parked = match is_last {
+            true => parked(store, snapshot).await?,
+            false => Vec::new(),
+        };
         store
             .commit(Arc::new(Commit {
                 changes: changes.into_iter().collect(),
+                parked,
                 checkpoint: checkpoint.clone(),
             }))
             .await?;
@@ -113,6 +118,22 @@ async fn migrate_all(
         tokio::task::yield_now().await;
         after = until;
     }
+}
+
+/// What is parked goes along as it is: nobody reads it again from the log.
+async fn parked(
+    store: &dyn PartitionStore,
+    snapshot: &dyn StateSnapshot,
+) -> Result<Vec<(Offset, Option<Arc<ParkedRecord>>)>, OpenError> {
+    let mut parked: BTreeMap<_, _> = store
+        .parked()
+        .await?
+        .into_iter()
+        .map(|leftover| (leftover.offset, None))
+        .collect();
+    let records = snapshot.parked().await?.into_iter();
+    parked.extend(records.map(|record| (record.offset, Some(Arc::new(record)))));
+    Ok(parked.into_iter().collect())
 }
 
 /// Keys that an earlier attempt wrote and that have no state any more.

@@ -3,7 +3,7 @@
 //!
 //! Invariants: state = fold(log) up to `next`; what a store commit covers was folded by this owner
 //! after it fenced every earlier one; an event is folded once between two commits; nothing behind an
-//! event that cannot be applied has been folded.
+//! event that cannot be applied has been folded, unless that event, or its key, was set aside.
 //!
 //! The step ([`step`]) is pure: states and records in, changes out. Everything that touches the
 //! world lies in [`worker`].
@@ -20,6 +20,7 @@ mod merge;
 mod merged;
 mod migrate;
 mod open;
+mod parking;
 mod publish;
 mod rate;
 mod status;
@@ -46,6 +47,9 @@ pub use handle::{Lookup, Merging, PartitionHandle};
 pub use lookup::Lookups;
 pub use merge::{MergeControl, MergeHandle, MergeProgress, MergeSpec, run_merge};
 pub use open::partitions_changed;
+pub use parking::{
+    Action, Actions, Discarded, ParkedKey, batch_of as parked_batch, origin_of as parked_origin,
+};
 pub use publish::is_stamped;
 pub use status::{Blocked, PartitionStatus, Phase};
 pub use step::{InstanceSlot, Poison, States, StepFault, Stepped, step};

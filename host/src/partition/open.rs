@@ -9,7 +9,8 @@ use tokio::task::JoinHandle;
 
 use super::assemble::Source;
 use super::migrate::{Migrated, migrate};
-use super::publish::{self, Limit, Publisher};
+use super::parking::{Action, Parking};
+use super::publish::{self, Ahead, Limit, Publisher};
 use super::status::TOPIC_REPLACED;
 use super::{
     Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, Publishing, journal, merge,
@@ -20,7 +21,9 @@ use crate::log::{
 };
 use crate::plugin::CallError;
 use crate::plugin::manifest::{OnGap, Start};
-use crate::state::{Checkpoint, Commit, LastRecord, PartitionStore, StateChanges, StateError};
+use crate::state::{
+    ActionPoint, Checkpoint, Commit, LastRecord, PartitionStore, StateChanges, StateError,
+};
 use crate::types::{DeploymentId, Epoch, Offset, PluginName, RecordPosition, TopicName};
 
 /// A partition that is open.
@@ -39,8 +42,14 @@ pub(super) struct Opened {
     pub(super) publisher: Option<Publisher>,
     /// How far it may fold, beside a generation that publishes.
     pub(super) limit: Option<Limit>,
+    /// The generation that has published before, from which this one takes over.
+    pub(super) predecessor: Option<Ahead>,
     /// Up to here, events are folded again by the code that folded them first.
     pub(super) refold_until: Offset,
+    /// An action on parked records that this code applies again, and how far.
+    pub(super) redo: Option<(Action, ActionPoint)>,
+    /// What is parked.
+    pub(super) parking: Parking,
     /// The code that folds first.
     pub(super) code: Arc<CodeInUse>,
     /// Ends with where it is live, once its inputs are merged as far as they reached when it was opened.
@@ -116,6 +125,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     store
         .commit(Arc::new(Commit {
             changes: StateChanges::default(),
+            parked: Vec::new(),
             checkpoint: checkpoint.clone(),
         }))
         .await?;
@@ -124,13 +134,13 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     fail::point(Point::OwnerAnnounced);
 
     // Both earlier owners are fenced: what the journal says now stays true.
-    let mut published = None;
+    let mut published: Option<publish::Published> = None;
     if let Some(publishing) = spec.publishing.as_ref().filter(|_| failed.is_none()) {
         match publish::resolve(ports, spec, publishing, &checkpoint).await? {
             Ok(resolved) => published = Some(resolved),
             Err(blocked) => failed = Some(blocked),
         }
-        let refold = published.as_ref().and_then(|it| it.refold);
+        let refold = published.as_ref().and_then(|it| it.refold.as_ref());
         match refold.map(|it| it.deployment) {
             Some(found) if found > code.deployment => {
                 let known = code.deployment;
@@ -158,7 +168,8 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         }
     };
     let empty = store.scan(&[], None, 1).await?.is_empty();
-    let refold = published.as_ref().and_then(|it| it.refold);
+    let parking = Parking::stored(store.parked().await?);
+    let refold = published.as_ref().and_then(|it| it.refold.clone());
     let publisher = match (&spec.publishing, writer, &published) {
         (Some(publishing), Some(writer), Some(published)) => {
             Some(Publisher::new(spec, publishing, writer, published))
@@ -173,7 +184,10 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         reader,
         empty,
         publisher,
-        refold_until: refold.map_or(Offset(0), |it| it.until),
+        refold_until: refold.as_ref().map_or(Offset(0), |it| it.until),
+        redo: refold.and_then(|it| it.action),
+        parking,
+        predecessor: published.as_mut().and_then(|it| it.predecessor.take()),
         limit: published.and_then(|it| it.limit),
         code,
         backlog: spec.merged.as_ref().map(|merged| {
@@ -240,6 +254,8 @@ async fn first_checkpoint(
         gaps: 0,
         incomplete: false,
         published: false,
+        // What was decided before the generation began is not about its records.
+        action: ActionPoint::done(code.deployment.0),
     })
 }
 
@@ -393,12 +409,13 @@ async fn open_reader(
         if reader.read(&mut probe, one).await? == Read::Records {
             let found = probe.get(0);
             if found.offset == last.offset {
-                let same = identity(&found) == last;
-                return Ok(if same {
-                    Ok(reader)
-                } else {
-                    Err(replaced(handle, last))
-                });
+                if identity(&found) != last {
+                    return Ok(Err(replaced(handle, last)));
+                }
+                // Records behind it may have been passed without being folded.
+                if last.offset.next() == checkpoint.next {
+                    return Ok(Ok(reader));
+                }
             }
         }
         // Compacted away: nothing to compare with, and the probe has read what is to be folded.

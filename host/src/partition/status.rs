@@ -1,5 +1,6 @@
 //! What a partition says about itself. Written by its worker, read by `http` and `telemetry`.
 
+use crate::state::ActionPoint;
 use crate::types::{DeploymentId, Offset, RecordPosition};
 
 /// Where a partition is in its life, from worst to best.
@@ -94,6 +95,12 @@ pub struct PartitionStatus {
     pub topic_id: Option<[u8; 16]>,
     /// Events that were folded in a second, lately.
     pub rate_per_second: f64,
+    /// How many keys are parked.
+    pub parked_keys: usize,
+    /// How many records are parked.
+    pub parked_records: usize,
+    /// How far the operator's actions on parked records are applied, durably.
+    pub action: ActionPoint,
 }
 
 impl PartitionStatus {
@@ -119,6 +126,9 @@ impl PartitionStatus {
             gaps: 0,
             topic_id: None,
             rate_per_second: 0.0,
+            parked_keys: 0,
+            parked_records: 0,
+            action: ActionPoint::done(0),
         }
     }
 

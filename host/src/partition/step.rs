@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::assemble::{Assembled, Source};
 use super::changes::{Changes, Place};
 use crate::limits;
-use crate::log::RecordBatch;
+use crate::log::{RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{
     CallError, Emitted, FoldInput, Folded, Mark, PluginCode, PluginInstance, Rejection,
@@ -39,21 +39,36 @@ pub struct Poison {
 }
 
 impl Poison {
-    /// Whether its partition stops before the event: because `on-error` says so, because a larger limit
-    /// could apply it, or because it does not fit into the topic of dead letters.
+    /// Whether nothing behind the event is folded: because `on-error` says so, because a larger limit could
+    /// apply it, or because it does not fit into the topic of dead letters.
     pub(super) fn stops(
         &self,
         batch: &RecordBatch,
         on_error: OnError,
         letter_bytes_max: usize,
     ) -> bool {
-        on_error == OnError::Stop
-            || matches!(
-                self.code.as_str(),
-                "event-out-of-memory" | "state-too-large"
-            )
+        on_error != OnError::DeadLetter
+            || self.needs_a_limit()
             || batch.get(self.index).bytes() + self.reason.len() + limits::STAMP_BYTES_MAX
                 > letter_bytes_max
+    }
+
+    /// Whether its key is parked, and the others go on; a record without a key, or with one that no state can
+    /// have, stops all.
+    pub(super) fn parks(&self, record: &RecordRef<'_>, on_error: OnError) -> bool {
+        on_error == OnError::ParkKey
+            && !self.needs_a_limit()
+            && record
+                .key
+                .is_some_and(|key| key.len() <= limits::KEY_BYTES_MAX)
+    }
+
+    /// Whether a larger limit could apply the event, so that `on-error` has no say.
+    fn needs_a_limit(&self) -> bool {
+        matches!(
+            self.code.as_str(),
+            "event-out-of-memory" | "state-too-large"
+        )
     }
 }
 

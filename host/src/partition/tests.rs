@@ -30,6 +30,8 @@ use crate::types::{
 
 mod directed;
 mod framing;
+mod handover;
+mod parking;
 mod publishing;
 
 const PLENTY: Duration = Duration::from_secs(60);

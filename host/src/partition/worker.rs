@@ -7,6 +7,8 @@
 mod committing;
 mod directed;
 mod folding;
+mod handover;
+mod parking;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +16,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::handover::TakeOver;
 use super::assemble::Source;
 use super::commit::{InFlight, Schedule, Upkeep, Written, jitter};
 use super::open::{self, Opened};
+use super::parking::{Action, Actions};
 use super::publish::{Confirmed, Limit, Publisher};
 use super::rate::Rate;
 use super::step::InstanceSlot;
@@ -25,7 +29,7 @@ use super::{Blocked, CodeInUse, Control, PartitionHandle, Phase, Ports, Skips};
 use crate::limits;
 use crate::log::{LogError, PartitionReader, Read, ReadLimits, RecordBatch};
 use crate::plugin::manifest::OnGap;
-use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
+use crate::state::{ActionPoint, Checkpoint, Commit, PartitionStore, StateError};
 use crate::types::Offset;
 
 /// How a worker is told to end.
@@ -107,6 +111,8 @@ struct Worker {
     held: Option<Arc<Commit>>,
     /// How far it may fold, beside a generation that publishes.
     limit: Option<Limit>,
+    /// It has not come yet to where the generation before it stopped, or that is not committed.
+    takes_over: Option<TakeOver>,
     /// Up to here, events are folded again by the code that folded them first.
     refold_until: Offset,
     /// Ends with where it is live; until then nothing is, however far it has folded.
@@ -123,6 +129,12 @@ struct Worker {
     paused: bool,
     frozen: bool,
     skips: Arc<Skips>,
+    /// What was decided about parked records.
+    actions: Arc<Actions>,
+    /// An action that was published and not committed, and how far: it comes before everything else.
+    redo: Option<(Action, ActionPoint)>,
+    /// What an action did is being published or committed; nothing is folded until then.
+    is_acting: bool,
     rate: Rate,
     /// Whether somebody waits for a commit, or nothing will follow soon.
     is_commit_wanted: bool,
@@ -141,6 +153,8 @@ enum Event {
     CommitDue,
     Retry,
     Refresh,
+    /// There is more to fold.
+    More,
     Opened(Result<Box<dyn PartitionReader>, LogError>),
     Read(Result<Read, LogError>),
 }
@@ -153,6 +167,7 @@ impl Worker {
             shared.store.set(opened.store.clone()).is_ok(),
             "a handle is opened once"
         );
+        *shared.parking.write() = opened.parking;
         let (reader, blocked) = match opened.reader {
             Ok(reader) => (Some(reader), None),
             Err(blocked) => (None, Some(blocked)),
@@ -170,6 +185,9 @@ impl Worker {
             paused: false,
             frozen: false,
             skips: Arc::default(),
+            actions: Arc::default(),
+            redo: opened.redo,
+            is_acting: false,
             rate: Rate::new(now),
             is_commit_wanted: false,
             store: opened.store,
@@ -184,6 +202,7 @@ impl Worker {
             publisher: opened.publisher,
             held: None,
             limit: opened.limit,
+            takes_over: opened.predecessor.map(TakeOver::new),
             refold_until: opened.refold_until,
             backlog: opened.backlog.map(Backlog),
             upkeep: Upkeep::default(),
@@ -206,6 +225,7 @@ impl Worker {
             status.folds_from = worker.checkpoint.folds_from;
             status.gaps = worker.checkpoint.gaps;
             status.topic_id = worker.checkpoint.topic_id;
+            status.action = worker.checkpoint.action;
         });
         worker
             .handle
@@ -215,6 +235,7 @@ impl Worker {
         let (store, gaps) = (&worker.handle.spec().store, worker.checkpoint.gaps);
         worker.ports.metrics.degraded(store, false);
         worker.ports.metrics.gaps(store, gaps);
+        worker.note_parked();
         if let Some(blocked) = blocked {
             worker.set_blocked(blocked);
         }
@@ -226,6 +247,12 @@ impl Worker {
 
     async fn run(&mut self, mut stop: watch::Receiver<Stop>) -> Exit {
         loop {
+            self.settle_what_is_taken_over();
+            while self.is_action_due() {
+                if let Err(exit) = self.act().await {
+                    return exit;
+                }
+            }
             if self.may_fold() && self.retry_at.is_none() && !self.publishes_too_slowly() {
                 match self.allowed() {
                     0 if self.batch.is_empty() => {}
@@ -261,6 +288,7 @@ impl Worker {
                 Event::CommitWanted => self.is_commit_wanted = true,
                 Event::CommitDue => self.commit(),
                 Event::Retry => self.retry_at = None,
+                Event::More => {}
                 Event::Refresh => self.refresh_end().await,
                 Event::Opened(Ok(reader)) => self.reader = Some(reader),
                 Event::Read(Ok(Read::Records)) => self.refresh_end().await,
@@ -284,7 +312,8 @@ impl Worker {
         let commit_due = self.commit_due_in(now);
         let publish_due = self.publish_due_in(now);
         let publishing = self.publisher.as_ref().is_some_and(Publisher::is_busy);
-        let at_limit = self.limit.is_some() && !self.batch.is_empty() && self.allowed() == 0;
+        let has_more = may_fold && self.allowed() > 0 && !self.publishes_too_slowly();
+        let at_limit = self.waits_for_limit();
         let retry_due = self.retry_at.map(|at| at.saturating_sub(now));
         let Self {
             reader,
@@ -331,6 +360,7 @@ impl Worker {
             }
             read = async { reader.as_mut().expect("guarded").read(batch, LIMITS).await },
                 if can_read && reader.is_some() => Event::Read(read),
+            () = std::future::ready(()), if has_more => Event::More,
         }
     }
 
@@ -399,6 +429,7 @@ impl Worker {
     fn reached_end(&mut self) {
         // Nothing of what was to be folded again is left: where it ended, a record was skipped or removed.
         self.passed(self.refold_until);
+        self.passed_limit();
         // Transaction markers and compacted records leave gaps: the end is here all the same.
         self.handle.update(|status| {
             status.lag_events = 0;
@@ -421,6 +452,7 @@ impl Worker {
 
     /// It may not fold on for now: as far as it may, it has read its backlog.
     fn reached_limit(&mut self) {
+        self.passed_limit();
         self.live_at = self.checkpoint.next;
         self.settle();
     }

@@ -106,7 +106,8 @@ pub enum OnError {
     Stop,
     /// It goes to the dead-letter topic.
     DeadLetter,
-    /// It and later events of its key are set aside.
+    /// It and every later event of its key are set aside in order, until an operator has them folded again or
+    /// does without them. One without a key, or that a larger limit could apply, stops its partition.
     ParkKey,
 }
 
@@ -165,7 +166,8 @@ impl Manifest {
 }
 
 fn writes_to_log(output: Option<&Output>, on_error: OnError) -> bool {
-    output.is_some() || on_error != OnError::Stop
+    // What is parked lies with the states.
+    output.is_some() || on_error == OnError::DeadLetter
 }
 
 /// Bounds of a plugin's calls.

@@ -18,7 +18,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::{Checkpoint, KeyState, LastRecord, StateError, StateRef};
+use super::{ActionPoint, Checkpoint, KeyState, LastRecord, StateError, StateRef};
 use crate::types::{DeploymentId, Digest, Epoch, Offset};
 
 const VERSION: u8 = 1;
@@ -54,6 +54,11 @@ struct CheckpointV1 {
     incomplete: bool,
     #[prost(bool, tag = "13")]
     published: bool,
+    #[prost(uint64, tag = "14")]
+    action: u64,
+    /// Absent = all of it.
+    #[prost(uint64, optional, tag = "15")]
+    action_until: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -109,6 +114,8 @@ pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> Bytes {
         gaps: checkpoint.gaps,
         incomplete: checkpoint.incomplete,
         published: checkpoint.published,
+        action: checkpoint.action.number,
+        action_until: (!checkpoint.action.is_done()).then_some(checkpoint.action.until.0),
     };
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
     bytes.put_u8(VERSION);
@@ -154,6 +161,10 @@ pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError>
         gaps: message.gaps,
         incomplete: message.incomplete,
         published: message.published,
+        action: ActionPoint {
+            number: message.action,
+            until: Offset(message.action_until.unwrap_or(u64::MAX)),
+        },
     })
 }
 
@@ -219,6 +230,7 @@ mod tests {
             gaps: 0,
             incomplete: false,
             published: false,
+            action: ActionPoint::done(0),
         }
     }
 
@@ -245,6 +257,10 @@ mod tests {
             gaps: 3,
             incomplete: true,
             published: true,
+            action: ActionPoint {
+                number: 9,
+                until: Offset(0),
+            },
             ..checkpoint()
         };
         assert_eq!(

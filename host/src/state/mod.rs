@@ -19,9 +19,11 @@ mod checkpoint;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod objects;
+mod parked;
 pub mod slate;
 
 pub use changes::{StateChanges, StateChangesBuilder};
+pub use parked::{ActionPoint, ParkedCause, ParkedRecord};
 
 /// Which store: one for each partition of each generation of each plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -127,6 +129,8 @@ pub struct Checkpoint {
     /// This generation has published: a position record of it, or of the one that it was kept beside, at or
     /// past `next`, is in the journal.
     pub published: bool,
+    /// How far the operator's actions on parked records are applied.
+    pub action: ActionPoint,
 }
 
 /// Identity of a folded record.
@@ -146,6 +150,8 @@ pub struct LastRecord {
 pub struct Commit {
     /// What changed since the commit before.
     pub changes: StateChanges,
+    /// Records that were parked since, and (`None`) those that are not parked any more, each offset once.
+    pub parked: Vec<(Offset, Option<Arc<ParkedRecord>>)>,
     /// Position after these changes.
     pub checkpoint: Checkpoint,
 }
@@ -189,6 +195,12 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> Result<Vec<(Bytes, KeyState)>, StateError>;
 
+    /// All parked records that are committed, in order of offset; who parks them bounds them.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError>;
+
     /// Writes one commit; durable when it returns.
     ///
     /// # Errors
@@ -224,6 +236,12 @@ pub trait StateSnapshot: Send + Sync + fmt::Debug {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, KeyState)>, StateError>;
+
+    /// As [`PartitionStore::parked`].
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError>;
 
     /// Lets go of it.
     async fn close(&self);

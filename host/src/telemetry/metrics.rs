@@ -63,6 +63,10 @@ mod names {
         "foreign_records",
         "Records in the owned topic that somebody else wrote, as far as they were seen",
     );
+    pub(super) const PARKED: Name = Name(
+        "parked_records",
+        "Records that are set aside because their key is parked",
+    );
     pub(super) const REJECTIONS: Name =
         Name("rejections", "Events that could not be applied, by code");
     pub(super) const STATE_BYTES: Name = Name("state_bytes", "Bytes of states in memory");
@@ -178,6 +182,7 @@ struct Families {
     events: Family<Labels, Counter>,
     published: Family<Labels, Counter>,
     foreign: Family<Labels, Counter>,
+    parked: Family<Labels, Gauge>,
     rejections: Family<RejectionLabels, Counter>,
     state_bytes: Family<Labels, Gauge>,
     state_largest: Family<Labels, Gauge>,
@@ -200,6 +205,7 @@ struct Series {
     fuel: Histogram,
     commit: Histogram,
     events: Counter,
+    parked: Gauge,
     state_bytes: Gauge,
     state_largest: Gauge,
     cache_hits: Counter,
@@ -229,6 +235,7 @@ impl Metrics {
             events: Family::default(),
             published: Family::default(),
             foreign: Family::default(),
+            parked: Family::default(),
             rejections: Family::default(),
             state_bytes: Family::default(),
             state_largest: Family::default(),
@@ -304,6 +311,11 @@ impl Metrics {
         let series = self.of(of);
         let foreign = self.0.families.foreign.get_or_create(&series.labels);
         foreign.inc_by(records);
+    }
+
+    /// How many records are parked.
+    pub fn parked(&self, of: impl Into<PartitionLabels>, records: u64) {
+        self.of(of).parked.set(count(records));
     }
 
     /// An event could not be applied.
@@ -404,6 +416,7 @@ impl Families {
         register(all, &names::EVENTS, &self.events);
         register(all, &names::PUBLISHED, &self.published);
         register(all, &names::FOREIGN, &self.foreign);
+        register(all, &names::PARKED, &self.parked);
         register(all, &names::REJECTIONS, &self.rejections);
         register(all, &names::STATE_BYTES, &self.state_bytes);
         register(all, &names::STATE_LARGEST, &self.state_largest);
@@ -431,6 +444,7 @@ impl Families {
             fuel: self.fuel.get_or_create_owned(&labels),
             commit: self.commit.get_or_create_owned(&labels),
             events: self.events.get_or_create_owned(&labels),
+            parked: self.parked.get_or_create_owned(&labels),
             state_bytes: self.state_bytes.get_or_create_owned(&labels),
             state_largest: self.state_largest.get_or_create_owned(&labels),
             cache_hits: self.cache_hits.get_or_create_owned(&labels),
@@ -451,6 +465,7 @@ impl Families {
         self.fuel.remove(labels);
         self.commit.remove(labels);
         self.events.remove(labels);
+        self.parked.remove(labels);
         self.state_bytes.remove(labels);
         self.state_largest.remove(labels);
         self.cache_hits.remove(labels);
@@ -526,6 +541,7 @@ mod tests {
         metrics.phase(of.clone(), 3);
         metrics.folded(of.clone(), 2, Duration::from_millis(1), 5_000, 1_500);
         metrics.committed(of.clone(), Duration::from_millis(3));
+        metrics.parked(of.clone(), 4);
         metrics.rejected(of.clone(), "bad-event");
         metrics.state_bytes(of.clone(), 100, 60);
         metrics.state_cache(of.clone(), 9, 1);
@@ -545,6 +561,7 @@ mod tests {
             format!("foldhost_partition_status{of} 3"),
             format!("foldhost_event_delay_seconds{of} 1.5"),
             format!("foldhost_events_folded_total{of} 2"),
+            format!("foldhost_parked_records{of} 4"),
             format!("foldhost_fold_seconds_count{of} 1"),
             format!("foldhost_fuel_per_event_sum{of} 2500.0"),
             format!("foldhost_commit_seconds_count{of} 1"),

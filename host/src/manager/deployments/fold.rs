@@ -29,10 +29,10 @@ pub struct Deployments {
 
 /// Where a request stands and who wrote it.
 #[derive(Debug, Clone)]
-struct Asked {
-    id: DeploymentId,
-    at_ms: i64,
-    principal: String,
+pub(super) struct Asked {
+    pub(super) id: DeploymentId,
+    pub(super) at_ms: i64,
+    pub(super) principal: String,
 }
 
 impl Deployments {
@@ -97,8 +97,10 @@ impl Deployments {
                 Verdict::Paused
             }),
             Body::Skip(name, at, reason) => self.skip(asked, &name, at, reason),
+            Body::Replay(request) => self.replay(asked, request),
+            Body::Discard(request) => self.discard(asked, *request),
             Body::Report(reported) => {
-                self.report(reported);
+                self.report(asked, reported);
                 Ok(Verdict::Noted)
             }
             Body::Switched(name, generation, partition) => {
@@ -113,7 +115,7 @@ impl Deployments {
         verdict.unwrap_or_else(Verdict::Refused)
     }
 
-    fn decided(&mut self, name: &PluginName) -> Result<&mut Decided, Problem> {
+    pub(super) fn decided(&mut self, name: &PluginName) -> Result<&mut Decided, Problem> {
         if self.plugins.contains_key(name) {
             let decided = self.plugins.get_mut(name).expect("it was just found");
             return Ok(Arc::make_mut(decided));
@@ -194,6 +196,8 @@ impl Deployments {
             retiring: None,
             paused: None,
             skips: Vec::new(),
+            replays: Vec::new(),
+            discards: Vec::new(),
             history: vec![deployment.clone()],
             served: BTreeSet::from([first]),
         };
@@ -365,7 +369,7 @@ impl Deployments {
     }
 
     /// Takes note of what an owner says, and promotes what is ready as a whole.
-    fn report(&mut self, reported: Reported) {
+    fn report(&mut self, asked: Asked, reported: Reported) {
         let Ok(decided) = self.decided(&reported.name) else {
             return;
         };
@@ -383,7 +387,7 @@ impl Deployments {
             .reports
             .insert(reported.partition, reported.report);
         if decided.building.as_ref().is_some_and(Generation::is_ready) {
-            decided.promote();
+            decided.promote(asked);
         }
     }
 
@@ -417,11 +421,12 @@ impl Decided {
     }
 
     /// What was built answers from now on, partition by partition as each is at or past the old one.
-    fn promote(&mut self) {
+    fn promote(&mut self, asked: Asked) {
         let built = self.building.take().expect("something was built");
         self.served.insert(built.deployment.id);
         let answers = (0..built.deployment.partitions).map(Partition).collect();
         let generation = std::mem::replace(&mut self.serving, built);
+        self.publish_what_was_parked(asked, generation.number());
         self.retiring = Some(Retiring {
             generation,
             answers,
@@ -561,7 +566,7 @@ pub(super) fn kind_word(kind: Kind) -> &'static str {
     }
 }
 
-fn under_way(decided: &Decided) -> Problem {
+pub(super) fn under_way(decided: &Decided) -> Problem {
     let name = &decided.serving.deployment.name;
     let detail = match &decided.building {
         Some(building) => format!(

@@ -9,6 +9,7 @@ use crate::types::{Offset, PluginName};
 
 mod merges;
 mod outputs;
+mod parked;
 
 /// A fold with offsets that count up.
 #[derive(Default)]

@@ -10,10 +10,10 @@ use tokio::sync::watch;
 
 use super::merge::{self, Wanted};
 use super::{Place, Running, Slot, ensure_journal};
-use crate::manager::deployments::{Decided, Deployment, Generation, How, Origin};
+use crate::manager::deployments::{Decided, Deployment, Discard, Generation, How, Origin, Replay};
 use crate::manager::outputs;
 use crate::partition::{
-    self, CodeInUse, Control, MergedInputs, MigrateFrom, PartitionHandle, PartitionSpec,
+    self, Actions, CodeInUse, Control, MergedInputs, MigrateFrom, PartitionHandle, PartitionSpec,
     Publishing, Role, Skips, Stop,
 };
 use crate::plugin::PluginCode;
@@ -112,6 +112,7 @@ impl Running {
                 paused: decided.paused.is_some(),
                 frozen: is_retiring,
                 skips: Arc::new(self.skips(decided, generation, partition)),
+                actions: Arc::new(self.actions(decided, generation, partition)),
             };
             match self.slots.get(&place) {
                 // What it publishes, whoever took over fences.
@@ -369,6 +370,17 @@ impl Running {
         merge::skips(decided, &folded.topic, partition)
     }
 
+    /// What was decided about a partition's parked records.
+    fn actions(&self, decided: &Decided, generation: &Generation, partition: Partition) -> Actions {
+        let folded = generation.deployment.folded(&self.context.cluster);
+        let replays = decided.replays.iter().map(Replay::action);
+        let discards = decided.discards.iter();
+        let discards = discards
+            .filter(|discard| discard.topic == folded.topic && discard.partition == partition)
+            .map(Discard::action);
+        replays.chain(discards).collect()
+    }
+
     /// Tells which partitions are answered from the generation that was promoted.
     fn hand_over(&mut self, decided: &Decided) {
         let Some(retiring) = &decided.retiring else {
@@ -420,7 +432,8 @@ fn direct(handle: &PartitionHandle, control: Control) {
         let is_news = now.code.deployment != control.code.deployment
             || now.paused != control.paused
             || now.frozen != control.frozen
-            || now.skips != control.skips;
+            || now.skips != control.skips
+            || now.actions != control.actions;
         if is_news {
             *now = control;
         }

@@ -5,6 +5,7 @@ use super::super::journal::{self, Position};
 use super::super::{PartitionSpec, Ports, Publishing};
 use crate::limits;
 use crate::log::{LogError, PartitionReader, Read, ReadLimits, RecordBatch};
+use crate::state::ActionPoint;
 use crate::types::{Offset, TopicName, TopicPartition};
 
 /// The positions of a partition that matter to one of its generations.
@@ -79,6 +80,41 @@ pub(super) async fn find(
     })
 }
 
+/// How far the generation is that publishes, to one that follows it or takes over from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    /// First offset that it had not folded.
+    pub(crate) until: Offset,
+    /// How far it had applied the operator's actions on parked records.
+    pub(crate) action: ActionPoint,
+    /// For each key that it had parked, the first record whose outputs were not published; in order.
+    held: Vec<Offset>,
+}
+
+impl Ahead {
+    /// Nothing is published yet.
+    fn nowhere() -> Self {
+        Self {
+            until: Offset(0),
+            action: ActionPoint::done(0),
+            held: Vec::new(),
+        }
+    }
+
+    pub(crate) fn of(position: &Position) -> Self {
+        Self {
+            until: position.next,
+            action: position.action,
+            held: position.held.clone(),
+        }
+    }
+
+    /// Whether the outputs of this record, and of all later ones of its key, were not published.
+    pub(crate) fn holds(&self, offset: Offset) -> bool {
+        self.held.binary_search(&offset).is_ok()
+    }
+}
+
 fn journal_of(spec: &PartitionSpec) -> TopicPartition {
     TopicPartition {
         topic: spec.journal.clone(),
@@ -93,7 +129,7 @@ pub(crate) struct Limit {
     reader: Box<dyn PartitionReader>,
     batch: RecordBatch,
     rule: Rule,
-    until: Offset,
+    ahead: Ahead,
 }
 
 impl Limit {
@@ -112,17 +148,20 @@ impl Limit {
             reader: ports.readers.open(&journal, from).await?,
             batch: RecordBatch::new(),
             rule: frontier.rule.clone(),
-            until: frontier.published.as_ref().map_or(Offset(0), |it| it.next),
+            ahead: frontier
+                .published
+                .as_ref()
+                .map_or_else(Ahead::nowhere, Ahead::of),
         };
         Ok((limit, frontier))
     }
 
-    /// First offset that may not be folded yet.
-    pub(crate) fn until(&self) -> Offset {
-        self.until
+    /// How far the generation is that it follows.
+    pub(crate) fn ahead(&self) -> &Ahead {
+        &self.ahead
     }
 
-    /// Waits until more is published. Cancel-safe.
+    /// Waits until that has gone on. Cancel-safe.
     ///
     /// # Errors
     /// Any [`LogError`] of reading the journal.
@@ -141,8 +180,9 @@ impl Limit {
                 .iter()
                 .filter_map(|record| journal::read_position(record.value?));
             let last = positions.filter(|it| self.rule.counts(it)).last();
-            if let Some(position) = last.filter(|it| it.next > self.until) {
-                self.until = position.next;
+            let now = last.as_ref().map(Ahead::of);
+            if let Some(ahead) = now.filter(|it| it.until >= self.ahead.until) {
+                self.ahead = ahead;
                 return Ok(());
             }
         }

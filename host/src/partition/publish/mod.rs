@@ -8,21 +8,24 @@ mod frontier;
 mod opening;
 mod records;
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
+use hashbrown::HashSet;
 use tokio::task::JoinHandle;
 
-pub(super) use frontier::Limit;
+pub(super) use frontier::{Ahead, Limit};
 pub(super) use opening::{Published, resolve};
 pub(super) use records::Stamp;
 pub use records::is_stamped;
 
+use super::parking::Action;
 use super::step::{EmittedByCall, Poison};
 use super::{PartitionSpec, Publishing, journal};
 use crate::fail::{self, Point};
 use crate::limits;
 use crate::log::{LogError, NewRecord, RecordBatch, TransactionalWriter};
-use crate::state::Checkpoint;
+use crate::state::{ActionPoint, Checkpoint};
 use crate::types::{Offset, TopicName};
 
 /// Writes what a partition makes.
@@ -41,6 +44,8 @@ pub(super) struct Publisher {
     outputs_from: Offset,
     /// Dead letters of events before this are published already.
     letters_from: Offset,
+    /// What actions on parked records have made up to here is published already, or withheld.
+    acted: ActionPoint,
     /// What is committed up to here has a position in the journal, or needs none.
     covered: Offset,
     in_flight: Option<Transaction>,
@@ -63,6 +68,18 @@ pub(super) struct Confirmed {
     pub(super) records: usize,
 }
 
+/// What a transaction publishes, beside the records.
+#[derive(Debug)]
+pub(super) struct Made {
+    /// The action on parked records that made it, if one did.
+    pub(super) by: Option<Action>,
+    /// For each parked key, the first record whose outputs are not published.
+    pub(super) held: Vec<Offset>,
+    /// Whether the generation is still on its way to where the one before it stopped: what that has published
+    /// is what counts until then.
+    pub(super) takes_over: bool,
+}
+
 impl Publisher {
     /// A publisher that goes on from what is in the log.
     pub(super) fn new(
@@ -80,6 +97,7 @@ impl Publisher {
             pending_since: Duration::ZERO,
             outputs_from: published.outputs_from,
             letters_from: published.letters_from,
+            acted: published.acted,
             covered: published.covered,
             in_flight: None,
         }
@@ -93,26 +111,8 @@ impl Publisher {
         set_aside: &[Poison],
         now: Duration,
     ) {
-        if self.pending.is_empty() {
-            self.pending_since = now;
-        }
-        if let Some(output) = &self.publishing.output {
-            for call in emitted {
-                let first = batch.get(call.first + call.records.causes[0] as usize);
-                let last = call.records.causes.last().expect("it emitted something");
-                if batch.get(call.first + *last as usize).offset < self.outputs_from {
-                    continue;
-                }
-                let is_whole = first.offset >= self.outputs_from;
-                let from = self.outputs_from;
-                self.stamp.outputs(batch, call, |cause, record| {
-                    if is_whole || cause >= from {
-                        self.pending_bytes += bytes_of(&record);
-                        self.pending.push((output.clone(), record));
-                    }
-                });
-            }
-        }
+        let withheld = HashSet::new();
+        self.take_outputs(batch, emitted, self.outputs_from, &withheld, now);
         for poison in set_aside {
             let record = batch.get(poison.index);
             if record.offset >= self.letters_from {
@@ -121,6 +121,54 @@ impl Publisher {
                 self.pending
                     .push((self.publishing.dead_letters.clone(), letter));
             }
+        }
+    }
+
+    /// Takes over what an action made of the parked records in `batch`, but for those whose outputs are
+    /// `withheld`.
+    pub(super) fn take_of_action(
+        &mut self,
+        action: &Action,
+        batch: &RecordBatch,
+        withheld: &HashSet<Offset>,
+        emitted: Vec<EmittedByCall>,
+        now: Duration,
+    ) {
+        let from = match action.number.cmp(&self.acted.number) {
+            Ordering::Less => return,
+            Ordering::Equal => Offset(self.acted.until.0.saturating_add(1)),
+            Ordering::Greater => Offset(0),
+        };
+        self.take_outputs(batch, emitted, from, withheld, now);
+    }
+
+    fn take_outputs(
+        &mut self,
+        batch: &RecordBatch,
+        emitted: Vec<EmittedByCall>,
+        from: Offset,
+        withheld: &HashSet<Offset>,
+        now: Duration,
+    ) {
+        if self.pending.is_empty() {
+            self.pending_since = now;
+        }
+        let Some(output) = &self.publishing.output else {
+            return;
+        };
+        for call in emitted {
+            let first = batch.get(call.first + call.records.causes[0] as usize);
+            let last = call.records.causes.last().expect("it emitted something");
+            if batch.get(call.first + *last as usize).offset < from {
+                continue;
+            }
+            let is_whole = first.offset >= from && withheld.is_empty();
+            self.stamp.outputs(batch, call, |cause, record| {
+                if is_whole || (cause >= from && !withheld.contains(&cause)) {
+                    self.pending_bytes += bytes_of(&record);
+                    self.pending.push((output.clone(), record));
+                }
+            });
         }
     }
 
@@ -154,7 +202,7 @@ impl Publisher {
     ///
     /// # Panics
     /// If a transaction is under way.
-    pub(super) fn start(&mut self, spec: &PartitionSpec, checkpoint: &Checkpoint) {
+    pub(super) fn start(&mut self, spec: &PartitionSpec, checkpoint: &Checkpoint, made: Made) {
         let mut writer = self.writer.take().expect("one transaction at a time");
         let mut records = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
@@ -167,7 +215,13 @@ impl Publisher {
             topic: spec.input.topic.clone(),
             topic_id: checkpoint.topic_id,
             next: checkpoint.next,
-            output: self.publishing.published_output().cloned(),
+            output: match made.takes_over {
+                true => None,
+                false => self.publishing.published_output().cloned(),
+            },
+            action: checkpoint.action,
+            applied: made.by,
+            held: made.held,
         };
         let count = records.len();
         records.push((spec.journal.clone(), journal::position_record(&position)));

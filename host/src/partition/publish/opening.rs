@@ -4,10 +4,11 @@
 //! published is unknown, and the partition stops instead of guessing.
 
 use super::super::journal::Position;
+use super::super::parking::Action;
 use super::super::{Blocked, PartitionSpec, Ports, Publishing, Role};
-use super::frontier::{self, Frontier, Limit};
+use super::frontier::{self, Ahead, Frontier, Limit};
 use crate::log::LogError;
-use crate::state::Checkpoint;
+use crate::state::{ActionPoint, Checkpoint};
 use crate::types::{DeploymentId, Offset};
 
 /// Where publishing goes on.
@@ -17,21 +18,27 @@ pub(in crate::partition) struct Published {
     pub(super) outputs_from: Offset,
     /// Dead letters of events before this are published.
     pub(super) letters_from: Offset,
+    /// What actions on parked records have made up to here is published, or withheld.
+    pub(super) acted: ActionPoint,
     /// States up to here may be committed without another transaction.
     pub(super) covered: Offset,
     /// Events that this generation has published the outputs of, and not committed the states.
     pub(in crate::partition) refold: Option<Refold>,
     /// How far it may fold, beside a generation that publishes.
     pub(in crate::partition) limit: Option<Limit>,
+    /// The generation that has published before and stopped: this one goes on exactly there.
+    pub(in crate::partition) predecessor: Option<Ahead>,
 }
 
 /// Events that are to be folded again, by the code that folded them first.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(in crate::partition) struct Refold {
     /// Up to this offset.
     pub(in crate::partition) until: Offset,
     /// Deployment of that code.
     pub(in crate::partition) deployment: DeploymentId,
+    /// An action on parked records that is to be applied again, and how far.
+    pub(in crate::partition) action: Option<(Action, ActionPoint)>,
 }
 
 /// Reads in the journal how far what the plugin makes is published. Whoever could still write that is
@@ -71,6 +78,10 @@ fn compare(
     if checkpoint.published && !is_there(&own) && !is_there(&published) {
         return Err(lost(spec, folded, own.as_ref()));
     }
+    let acts_again = own.as_ref().filter(|own| own.action > checkpoint.action);
+    if acts_again.is_some_and(|own| own.applied.is_none()) {
+        return Err(lost(spec, folded, own.as_ref()));
+    }
     let foreign = |it: &&Position| {
         let ids = it.topic_id.zip(checkpoint.topic_id);
         it.topic != spec.input.topic || ids.is_some_and(|(then, now)| then != now)
@@ -78,6 +89,12 @@ fn compare(
     if let Some(position) = published.as_ref().filter(foreign) {
         return Err(other_input(spec, position));
     }
+    let own_number = spec.store.generation;
+    let predecessor = match (publishing.role, &publishing.output) {
+        (Role::Serving, Some(_)) => published.as_ref().filter(|it| it.generation != own_number),
+        _ => None,
+    };
+    let predecessor = predecessor.map(Ahead::of);
     let is_new = folded <= checkpoint.start;
     let outputs_from = match (publishing.role, &publishing.output) {
         (_, None) => Offset(0),
@@ -93,9 +110,20 @@ fn compare(
         (Role::Serving, _) => return Err(lost(spec, folded, published.as_ref())),
     };
     let own_next = own.as_ref().map(|own| own.next);
-    let refold = own.filter(|own| own.next > folded).map(|own| Refold {
+    let own_action = own.as_ref().map(|own| own.action);
+    let acted = match publishing.role {
+        Role::Serving => own_action.max(published.as_ref().map(|it| it.action)),
+        Role::Beside => Some(ActionPoint::done(u64::MAX)),
+        Role::BesideFromEarliest => own_action,
+    };
+    let is_ahead = |own: &Position| own.next > folded || own.action > checkpoint.action;
+    let refold = own.filter(is_ahead).map(|own| Refold {
         until: own.next,
         deployment: own.deployment,
+        action: own
+            .applied
+            .filter(|_| own.action > checkpoint.action)
+            .map(|it| (it, own.action)),
     });
     let covered = match publishing.role {
         Role::Serving => published.map(|it| it.next),
@@ -104,9 +132,11 @@ fn compare(
     Ok(Published {
         outputs_from,
         letters_from: own_next.unwrap_or_default(),
+        acted: acted.unwrap_or(ActionPoint::done(0)),
         covered: own_next.max(covered).unwrap_or(folded),
         refold,
         limit: None,
+        predecessor,
     })
 }
 

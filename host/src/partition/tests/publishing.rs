@@ -5,9 +5,9 @@ use super::*;
 use crate::log::{Read, ReadLimits};
 
 /// Key and value of a record.
-type Told = (String, String);
+pub(super) type Told = (String, String);
 
-fn publishing(role: Role, id: Option<&str>) -> Publishing {
+pub(super) fn publishing(role: Role, id: Option<&str>) -> Publishing {
     Publishing {
         plugin: DeploymentId(1),
         role,
@@ -20,7 +20,13 @@ fn publishing(role: Role, id: Option<&str>) -> Publishing {
 
 impl World {
     /// Runs `code` as deployment `number` of a generation.
-    fn tell(&self, generation: u64, number: u64, code: &Arc<Counter>, role: Role) -> Running {
+    pub(super) fn tell(
+        &self,
+        generation: u64,
+        number: u64,
+        code: &Arc<Counter>,
+        role: Role,
+    ) -> Running {
         self.codes.0.lock().insert(number, code.clone());
         let id = match role {
             Role::Serving => Some("foldhost.counter.0"),
@@ -32,7 +38,7 @@ impl World {
     }
 
     /// All that is in a topic.
-    async fn read(&self, topic: &str) -> Vec<Told> {
+    pub(super) async fn read(&self, topic: &str) -> Vec<Told> {
         let of = TopicPartition {
             topic: TopicName::new(topic).unwrap(),
             partition: Partition(0),
@@ -55,7 +61,10 @@ impl World {
 }
 
 /// What counts of these keys are told, one after the other.
-fn model(word: &str, keys: impl IntoIterator<Item = u32>) -> BTreeMap<String, Vec<String>> {
+pub(super) fn model(
+    word: &str,
+    keys: impl IntoIterator<Item = u32>,
+) -> BTreeMap<String, Vec<String>> {
     let mut counts = BTreeMap::<u32, u32>::new();
     let mut told = BTreeMap::<String, Vec<String>>::new();
     for key in keys {
@@ -67,7 +76,7 @@ fn model(word: &str, keys: impl IntoIterator<Item = u32>) -> BTreeMap<String, Ve
     told
 }
 
-fn by_key(told: Vec<Told>) -> BTreeMap<String, Vec<String>> {
+pub(super) fn by_key(told: Vec<Told>) -> BTreeMap<String, Vec<String>> {
     let mut by_key = BTreeMap::<String, Vec<String>>::new();
     for (key, value) in told {
         by_key.entry(key).or_default().push(value);
@@ -76,12 +85,12 @@ fn by_key(told: Vec<Told>) -> BTreeMap<String, Vec<String>> {
 }
 
 /// Ends as soon as all that was folded is published.
-async fn stop(running: Running) {
+pub(super) async fn stop(running: Running) {
     running.1.send_replace(Stop::Clean);
     assert_eq!(running.2.await.unwrap(), Exit::Stopped);
 }
 
-async fn folded(running: &Running, last: Offset) {
+pub(super) async fn folded(running: &Running, last: Offset) {
     let reached = running.0.wait_folded(last, PLENTY).await;
     assert!(reached, "{:?}", running.0.status());
 }

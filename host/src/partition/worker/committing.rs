@@ -1,13 +1,15 @@
-//! When a worker publishes and commits, and what: part of `worker`.
+//! When a worker commits and publishes, and how it ends: what it made goes out first, then the states. Part
+//! of `worker`.
 //!
-//! Invariant: states are committed only up to where all that they made is published.
+//! Invariant: one commit at a time, of states of which all that they made is published.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Phase;
 use super::super::commit::{InFlight, Upkeep, Written};
-use super::super::publish::{Confirmed, Publisher};
+use super::super::parking::Action;
+use super::super::publish::{Confirmed, Made, Publisher};
 use super::{Exit, Worker};
 use crate::limits;
 use crate::log::LogError;
@@ -33,27 +35,28 @@ impl Worker {
     }
 
     /// Whether a commit has to wait for the transaction under way.
-    pub(super) fn waits_for_transaction(&self) -> bool {
+    fn waits_for_transaction(&self) -> bool {
         self.publisher.as_ref().is_some_and(Publisher::is_busy) && !self.is_covered()
     }
 
     /// Whether other code waits to take over, and all that the present code has to fold again is folded.
-    pub(super) fn may_succeed(&self) -> bool {
-        self.successor.is_some() && self.checkpoint.next >= self.refold_until
+    fn may_succeed(&self) -> bool {
+        let is_refolded = self.checkpoint.next >= self.refold_until && self.redo.is_none();
+        self.successor.is_some() && is_refolded && !self.is_acting
     }
 
     pub(super) fn commit_due_in(&self, now: Duration) -> Option<Duration> {
         if self.commit.is_some() || self.held.is_some() || self.waits_for_transaction() {
             return None;
         }
-        if self.may_succeed() {
+        if self.may_succeed() || self.is_taking_over() {
             return Some(Duration::ZERO);
         }
         if self.checkpoint.next == self.committed {
             return None;
         }
         let live = self.handle.shared.status.read().phase == Phase::Live;
-        if self.is_commit_wanted {
+        if self.is_commit_wanted || self.next_action().is_some() {
             return Some(Duration::ZERO);
         }
         let due = self.schedule.due_in(now, live, self.folded_at);
@@ -72,7 +75,7 @@ impl Worker {
         if self.is_covered() {
             self.start_commit();
         } else {
-            self.start_transaction(true);
+            self.start_transaction(true, None);
         }
     }
 
@@ -80,16 +83,22 @@ impl Worker {
     pub(super) fn publish(&mut self) {
         let now = self.ports.clock.elapsed();
         let is_due = self.commit_due_in(now) == Some(Duration::ZERO);
-        self.start_transaction(is_due);
+        self.start_transaction(is_due, None);
     }
 
-    pub(super) fn start_transaction(&mut self, with_commit: bool) {
+    /// Publishes what was made, by the action `applied` if one did.
+    pub(super) fn start_transaction(&mut self, with_commit: bool, applied: Option<Action>) {
         self.checkpoint.published = true;
         let publisher = self
             .publisher
             .as_mut()
             .expect("what is not covered has one");
-        publisher.start(self.handle.spec(), &self.checkpoint);
+        let made = Made {
+            by: applied,
+            held: self.handle.shared.parking.read().held(),
+            takes_over: self.takes_over.is_some(),
+        };
+        publisher.start(self.handle.spec(), &self.checkpoint, made);
         if with_commit {
             self.held = Some(self.freeze());
         }
@@ -119,20 +128,22 @@ impl Worker {
     }
 
     /// What a commit now would write. Until it is written, or given up with the worker, there is no other.
-    pub(super) fn freeze(&mut self) -> Arc<Commit> {
+    fn freeze(&mut self) -> Arc<Commit> {
         assert!(
             self.commit.is_none() && self.held.is_none(),
             "one commit at a time"
         );
         self.is_commit_wanted = false;
+        self.note_taking_over();
         self.schedule.started(self.ports.clock.elapsed());
         Arc::new(Commit {
             changes: self.handle.shared.table.write().freeze(),
+            parked: self.handle.shared.parking.write().freeze(),
             checkpoint: self.checkpoint.clone(),
         })
     }
 
-    pub(super) fn write(&mut self, commit: Arc<Commit>) {
+    fn write(&mut self, commit: Arc<Commit>) {
         self.commit = Some(InFlight::start(
             commit,
             self.store.clone(),
@@ -155,13 +166,19 @@ impl Worker {
             .committed(&self.handle.spec().store, self.schedule.last_cost());
         self.handle.shared.table.write().committed();
         let committed = self.committed;
+        let action = written.commit.checkpoint.action;
         self.handle.update(|status| {
             status.committed = committed;
+            status.action = action;
             status.commit_error = None;
         });
         self.handle.shared.committed.send_replace(committed);
         if written.commit.checkpoint.deployment == self.checkpoint.deployment {
             self.succeed();
+        }
+        self.note_taken_over();
+        if self.is_acting && action == self.checkpoint.action {
+            self.acted();
         }
         self.upkeep.start(self.store.clone(), self.handle.clone());
     }
@@ -170,7 +187,8 @@ impl Worker {
     /// again by the next owner.
     pub(super) async fn finish(&mut self) -> Exit {
         let finishing = async {
-            while self.checkpoint.next != self.committed || self.commit.is_some() {
+            let is_done = |it: &Self| it.checkpoint.next == it.committed && !it.is_acting;
+            while !is_done(self) || self.commit.is_some() {
                 if let Some(publisher) = self.publisher.as_mut().filter(|it| it.is_busy()) {
                     match publisher.ended().await {
                         Ok(confirmed) => self.published(confirmed),

@@ -4,7 +4,7 @@
 use super::super::step::InstanceSlot;
 use super::super::{Blocked, Control, Phase};
 use super::Worker;
-use crate::log::RecordBatch;
+use crate::log::{RecordBatch, RecordRef};
 use crate::types::Offset;
 
 impl Worker {
@@ -15,11 +15,13 @@ impl Worker {
             paused,
             frozen,
             skips,
+            actions,
         } = self.control.borrow_and_update().clone();
         let is_news = code.deployment != self.checkpoint.deployment
             || code.deployment != self.handle.code().deployment;
         self.successor = Some(code).filter(|_| is_news);
         self.skips = skips;
+        self.actions = actions;
         self.frozen = frozen;
         if self.paused != paused {
             self.paused = paused;
@@ -40,7 +42,8 @@ impl Worker {
     /// Whether the next batch may be folded, as far as others have a say.
     pub(super) fn may_fold(&self) -> bool {
         let is_left = self.successor.is_none() || self.checkpoint.next < self.refold_until;
-        !self.paused && !self.frozen && is_left
+        let is_acting = self.is_acting || self.next_action().is_some();
+        !self.paused && !self.frozen && is_left && !is_acting
     }
 
     /// The successor's commit is durable: its code folds and answers from here on.
@@ -76,12 +79,12 @@ impl Worker {
     }
 
     /// Why it is blocked itself, whatever its inputs are.
-    fn blocked(&self) -> Option<Blocked> {
+    pub(super) fn blocked(&self) -> Option<Blocked> {
         self.handle.shared.status.read().blocked.clone()
     }
 
     /// Goes on from the event before which it stopped: reads from there again.
-    fn unblock(&mut self) {
+    pub(super) fn unblock(&mut self) {
         self.batch.clear();
         self.reader = None;
         self.handle.update(|status| {
@@ -94,20 +97,24 @@ impl Worker {
 
     /// Leaves out the records that are not to be folded.
     pub(super) fn drop_skipped(&mut self) {
-        let topic_id = self.checkpoint.topic_id;
-        let is_skipped = |offset| self.skips.covers(offset, topic_id);
-        if self.skips.is_empty() || !self.batch.iter().any(|record| is_skipped(record.offset)) {
+        let discards = self.actions.has_discards();
+        if self.skips.is_empty() && !discards {
+            return;
+        }
+        let (topic_id, point) = (self.checkpoint.topic_id, self.checkpoint.action);
+        let is_skipped = |record: &RecordRef<'_>| {
+            let is_discarded = |key| {
+                let actions = &self.actions;
+                discards && actions.discard(point, key, record.offset, topic_id)
+            };
+            self.skips.covers(record.offset, topic_id) || record.key.is_some_and(is_discarded)
+        };
+        if !self.batch.iter().any(|record| is_skipped(&record)) {
             return;
         }
         let mut rest = RecordBatch::new();
-        for record in self.batch.iter().filter(|it| !is_skipped(it.offset)) {
-            rest.push(
-                record.offset,
-                record.timestamp_ms,
-                record.key,
-                record.value,
-                record.headers(),
-            );
+        for record in self.batch.iter().filter(|it| !is_skipped(it)) {
+            rest.push_record(&record);
         }
         self.batch = rest;
     }

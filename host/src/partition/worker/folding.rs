@@ -1,37 +1,37 @@
-//! What a worker does with a batch: loads states, steps, applies the changes to memory. Part of `worker`.
+//! How a worker folds a batch: loads states, steps, applies the changes to memory, and sets aside what
+//! belongs to parked keys. Part of `worker`.
 //!
-//! Invariant: an event is folded once between two openings, and never before it may be.
+//! Invariant: up to the position, every record is folded, skipped, set aside or parked; none behind it is.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use hashbrown::HashSet;
 
-use super::super::Blocked;
 use super::super::changes::Place;
 use super::super::open;
 use super::super::step::{Poison, States, StepFault, Stepped, step};
 use super::super::table::StateTable;
+use super::super::{Blocked, PartitionHandle, Ports};
 use super::Worker;
+use super::parking::{Aside, interleave};
 use crate::limits;
-use crate::log::RecordBatch;
-use crate::state::StateError;
-use crate::types::RecordPosition;
+use crate::log::{RecordBatch, RecordRef};
+use crate::plugin::manifest::OnError;
+use crate::state::{PartitionStore, StateError};
+use crate::types::{Offset, RecordPosition};
+
+/// How far a batch was folded.
+struct Reached {
+    /// First offset that was not.
+    until: Offset,
+    /// Why not, and the record.
+    poison: Option<(Poison, RecordBatch)>,
+    /// What is behind it.
+    left: RecordBatch,
+}
 
 impl Worker {
-    /// How many records of the batch may be folded: a generation that is built beside another does not get
-    /// ahead of it.
-    pub(super) fn allowed(&self) -> usize {
-        match &self.limit {
-            None => self.batch.len(),
-            Some(limit) => {
-                let allowed = self.batch.iter();
-                let allowed = allowed.take_while(|record| record.offset < limit.until());
-                allowed.count()
-            }
-        }
-    }
-
     /// Folds the first records of the batch: loads states, steps, applies the changes to memory.
     pub(super) async fn fold(&mut self, allowed: usize) {
         if allowed < self.batch.len() {
@@ -39,37 +39,76 @@ impl Worker {
             let rest = self.batch.part(allowed..self.batch.len());
             self.batch = self.batch.part(0..allowed);
             self.fold_batch().await;
-            return self.put_back(rest);
+            return self.put_back(&rest);
         }
         self.fold_batch().await;
     }
 
     /// Puts records back behind what is left of a batch, unless it was given up.
-    pub(super) fn put_back(&mut self, rest: RecordBatch) {
+    fn put_back(&mut self, rest: &RecordBatch) {
         if self.reader.is_none() || self.is_blocked() {
             return;
         }
         for record in rest.iter() {
-            self.batch.push(
-                record.offset,
-                record.timestamp_ms,
-                record.key,
-                record.value,
-                record.headers(),
-            );
+            self.batch.push_record(&record);
         }
     }
 
-    pub(super) async fn fold_batch(&mut self) {
+    async fn fold_batch(&mut self) {
         let behind = self.batch.get(self.batch.len() - 1).offset.next();
         self.drop_skipped();
-        if self.batch.is_empty() {
-            return self.passed(behind);
+        let Aside { parked, beyond } = self.take_parked();
+        let end = match beyond.is_empty() {
+            true => behind,
+            false => beyond.get(0).offset,
+        };
+        let reached = match self.batch.is_empty() {
+            true => Some(Reached {
+                until: end,
+                poison: None,
+                left: RecordBatch::new(),
+            }),
+            false => self.step_batch(end).await,
+        };
+        let Some(Reached {
+            until,
+            poison,
+            left,
+        }) = reached
+        else {
+            let whole = std::mem::take(&mut self.batch);
+            self.batch = interleave(whole, &parked, &beyond);
+            return;
+        };
+        let waiting = self.park_until(parked, until);
+        // Whoever sees the position sees what is parked before it.
+        self.publish_position();
+        if let Some((poison, record)) = poison {
+            let record = record.get(0);
+            if !self.park_poison(&poison, &record) {
+                return;
+            }
+        } else if left.is_empty() && !beyond.is_empty() {
+            self.passed(end);
+            return self.stop_full(&beyond.get(0));
         }
+        self.batch = interleave(left, &waiting, &beyond);
+        if self.batch.is_empty() {
+            self.passed(end);
+        }
+    }
+
+    /// Folds what of the batch can be folded, up to `end`, and empties it. `None` = nothing can be said, and
+    /// the batch is as it was.
+    async fn step_batch(&mut self, end: Offset) -> Option<Reached> {
         let in_use = self.handle.shared.table.use_for_batch();
-        let ready = match self.load_states().await {
+        let loaded = load_states(&self.handle, &self.ports, &*self.store, &self.batch).await;
+        let ready = match loaded {
             Ok(ready) => ready,
-            Err(error) => return self.try_again(&error.to_string()),
+            Err(error) => {
+                self.try_again(&error.to_string());
+                return None;
+            }
         };
         let part = (ready < self.batch.len()).then(|| self.batch.part(0..ready));
         let began = self.ports.clock.elapsed();
@@ -81,25 +120,38 @@ impl Worker {
         let stepped = match stepped {
             Ok(stepped) => stepped,
             Err(fault @ (StepFault::Interrupted(_) | StepFault::Instantiate(_))) => {
-                return self.try_again(&fault.to_string());
+                self.try_again(&fault.to_string());
+                return None;
             }
         };
         let took = self.ports.clock.elapsed().saturating_sub(began);
         let folded = stepped.folded;
-        self.apply(stepped, took);
+        let poison = self.apply(stepped, took);
         drop(in_use);
-        if part.is_some() && folded == ready {
-            self.batch = self.batch.part(ready..self.batch.len());
-            return;
-        }
-        let is_whole = folded == self.batch.len();
+        let count = self.batch.len();
+        let reached = match poison {
+            Some(poison) => Reached {
+                until: self.batch.get(folded).offset,
+                poison: Some((poison, self.batch.part(folded..folded + 1))),
+                left: self.batch.part(folded + 1..count),
+            },
+            None if folded < count => Reached {
+                until: self.batch.get(folded).offset,
+                poison: None,
+                left: self.batch.part(folded..count),
+            },
+            None => Reached {
+                until: end,
+                poison: None,
+                left: RecordBatch::new(),
+            },
+        };
         self.batch.clear();
-        if is_whole {
-            self.passed(behind);
-        }
+        Some(reached)
     }
 
-    pub(super) fn apply(&mut self, stepped: Stepped, took: Duration) {
+    /// Takes over what a step did of the batch; gives back what stopped it.
+    fn apply(&mut self, stepped: Stepped, took: Duration) -> Option<Poison> {
         let Stepped {
             changes,
             emitted,
@@ -144,67 +196,21 @@ impl Worker {
             }
         }
         self.retry_pause = limits::RETRY_PAUSE_MIN;
-        self.publish_position();
-        if let Some(poison) = poison {
-            self.stop_before(poison);
-        }
+        poison
     }
 
-    /// Reads the states of the batch's keys that are not in memory, as far as they fit into a call.
-    /// Returns for how many records they are there.
-    pub(super) async fn load_states(&mut self) -> Result<usize, StateError> {
-        let missing = self.missing_keys();
-        let hits = self.batch.len().saturating_sub(missing.len());
-        self.ports.metrics.state_cache(
-            &self.handle.spec().store,
-            hits as u64,
-            missing.len() as u64,
-        );
-        if missing.is_empty() {
-            return Ok(self.batch.len());
-        }
-        let loaded = self
-            .store
-            .get_many(&missing, limits::BATCH_STATE_BYTES_MAX)
-            .await?;
-        let first_left = missing.get(loaded.len());
-        let ready = first_left.and_then(|left| {
-            let mut keys = self.batch.iter().map(|record| record.key);
-            keys.position(|key| key == Some(left))
-        });
-        let mut table = self.handle.shared.table.write();
-        table.load_all(missing.iter().zip(loaded));
-        Ok(ready.unwrap_or(self.batch.len()))
-    }
-
-    /// Keys whose states are not in memory, in the order in which the batch needs them.
-    pub(super) fn missing_keys(&self) -> Vec<Bytes> {
-        let table = self.handle.shared.table.read();
-        if table.is_complete() {
-            return Vec::new();
-        }
-        let mut seen = HashSet::new();
-        let missing = self.batch.iter().filter_map(|record| record.key);
-        let missing = missing.filter(|key| !table.knows(key) && seen.insert(*key));
-        missing.map(Bytes::copy_from_slice).collect()
-    }
-
-    pub(super) fn stop_before(&mut self, poison: Poison) {
-        let record = self.batch.get(poison.index);
-        let source = self.handle.spec().source();
-        let at = RecordPosition {
-            topic: source.topic,
-            partition: source.partition,
-            offset: record.offset,
-        };
-        self.ports
-            .metrics
-            .rejected(&self.handle.spec().store, &poison.code);
+    /// Stops before a record that cannot be applied.
+    pub(super) fn stop_before(&mut self, poison: Poison, record: &RecordRef<'_>) {
+        let at = self.position_of(record);
         let detail = format!(
-            "stopped before {at}, which cannot be applied: {}. Nothing behind it is folded; queries \
+            "stopped before {at}, which cannot be applied: {}{}. Nothing behind it is folded; queries \
              are answered from the state before it. Deploy a corrected plugin (with `--state keep` it \
              goes on from here), or leave the record out: `foldhost plugin skip {} {at} --reason …`",
             poison.reason,
+            match self.source.on_error {
+                OnError::ParkKey => " (and not be parked: that takes a key, and no larger limit)",
+                OnError::Stop | OnError::DeadLetter => "",
+            },
             self.handle.spec().store.plugin
         );
         self.set_blocked(Blocked {
@@ -214,10 +220,61 @@ impl Worker {
         });
         self.slot.clear();
     }
+
+    /// Where a record lies.
+    pub(super) fn position_of(&self, record: &RecordRef<'_>) -> RecordPosition {
+        let source = self.handle.spec().source();
+        RecordPosition {
+            topic: source.topic,
+            partition: source.partition,
+            offset: record.offset,
+        }
+    }
+}
+
+/// Reads the states of the batch's keys that are not in memory, as far as they fit into a call.
+/// Returns for how many records they are there.
+pub(super) async fn load_states(
+    handle: &PartitionHandle,
+    ports: &Ports,
+    store: &dyn PartitionStore,
+    batch: &RecordBatch,
+) -> Result<usize, StateError> {
+    let missing = missing_keys(handle, batch);
+    let hits = batch.len().saturating_sub(missing.len());
+    ports
+        .metrics
+        .state_cache(&handle.spec().store, hits as u64, missing.len() as u64);
+    if missing.is_empty() {
+        return Ok(batch.len());
+    }
+    let loaded = store
+        .get_many(&missing, limits::BATCH_STATE_BYTES_MAX)
+        .await?;
+    let first_left = missing.get(loaded.len());
+    let ready = first_left.and_then(|left| {
+        let mut keys = batch.iter().map(|record| record.key);
+        keys.position(|key| key == Some(left))
+    });
+    let mut table = handle.shared.table.write();
+    table.load_all(missing.iter().zip(loaded));
+    Ok(ready.unwrap_or(batch.len()))
+}
+
+/// Keys whose states are not in memory, in the order in which the batch needs them.
+fn missing_keys(handle: &PartitionHandle, batch: &RecordBatch) -> Vec<Bytes> {
+    let table = handle.shared.table.read();
+    if table.is_complete() {
+        return Vec::new();
+    }
+    let mut seen = HashSet::new();
+    let missing = batch.iter().filter_map(|record| record.key);
+    let missing = missing.filter(|key| !table.knows(key) && seen.insert(*key));
+    missing.map(Bytes::copy_from_slice).collect()
 }
 
 /// States in memory, after those of a batch's keys were loaded.
-struct Loaded<'a>(&'a StateTable);
+pub(super) struct Loaded<'a>(pub(super) &'a StateTable);
 
 impl States for Loaded<'_> {
     fn hash(&self, key: &[u8]) -> u64 {

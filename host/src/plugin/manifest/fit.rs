@@ -4,7 +4,7 @@
 //! Invariant: what passes means something. A field that would have no effect, or an effect that this
 //! version of the host does not have, is refused instead of being ignored at run time.
 
-use super::{Manifest, OnError};
+use super::Manifest;
 use crate::plugin::{Capabilities, Fault, Kind};
 
 impl Manifest {
@@ -23,9 +23,6 @@ impl Manifest {
         let mut asked = Vec::new();
         if capabilities.kind() == Some(Kind::CommandHandler) {
             asked.push("a command handler (the component exports decide)");
-        }
-        if self.on_error == OnError::ParkKey {
-            asked.push("on-error = \"park-key\"");
         }
         asked
             .into_iter()

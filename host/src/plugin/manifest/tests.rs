@@ -256,11 +256,16 @@ fn what_writes_to_the_log_commits_more_often() {
     assert_eq!(writer.1, Duration::from_millis(200));
     assert_eq!(interval("output = \"told\""), writer);
     assert_eq!(interval("on-error = \"dead-letter\""), writer);
-    assert_eq!(interval("on-error = \"park-key\""), writer);
     assert_eq!(
-        interval("on-error = \"stop\""),
-        (false, limits::COMMIT_INTERVAL_DEFAULT)
+        interval("output = \"told\"\non-error = \"park-key\""),
+        writer
     );
+    for on_error in ["stop", "park-key"] {
+        assert_eq!(
+            interval(&format!("on-error = \"{on_error}\"")),
+            (false, limits::COMMIT_INTERVAL_DEFAULT)
+        );
+    }
     assert_eq!(
         interval("output = \"told\"\ncommit-interval = \"3s\""),
         (true, Duration::from_secs(3))
@@ -269,17 +274,30 @@ fn what_writes_to_the_log_commits_more_often() {
 
 #[test]
 fn what_is_not_done_yet_is_said() {
-    let manifest = Manifest::from_toml(&format!("{MINIMAL}on-error = \"park-key\"")).unwrap();
+    let manifest = Manifest::from_toml(MINIMAL).unwrap();
     let handler = Capabilities {
         decide: true,
         ..Capabilities::default()
     };
     let said = manifest.unsupported(handler);
-    assert_eq!(said.len(), 2, "{said:#?}");
+    assert_eq!(said.len(), 1, "{said:#?}");
     for fault in said {
         assert_eq!(fault.code, "unsupported");
         let detail = fault.detail;
         assert!(detail.contains("not supported by this version"), "{detail}");
+    }
+}
+
+#[test]
+fn every_policy_for_poison_is_done() {
+    for on_error in ["stop", "dead-letter", "park-key"] {
+        let manifest = format!("{MINIMAL}on-error = \"{on_error}\"");
+        let manifest = Manifest::from_toml(&manifest).unwrap();
+        let view = Capabilities {
+            fold: true,
+            ..Capabilities::default()
+        };
+        assert!(manifest.unsupported(view).is_empty(), "{on_error}");
     }
 }
 

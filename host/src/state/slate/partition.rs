@@ -3,7 +3,7 @@
 //! Invariants: reads see what is durable, never a commit that may still fail; at most one commit
 //! that failed waits inside SlateDB, and nothing new is written before it; nothing is collected
 //! while a commit is under way. Upkeep may run beside reads and commits. Locks are taken in the
-//! order `maintaining`, `writing`. A key's first byte keeps the checkpoint apart from the states, so
+//! order `maintaining`, `writing`. A key's first byte keeps checkpoint, states and parked records apart, so
 //! that states are scanned in order of key.
 
 use std::cmp::Ordering;
@@ -29,7 +29,10 @@ use super::{COMMIT_UNIT_BYTES, MEMTABLE_BYTES, SlateSettings, SlateStore, fault,
 use crate::limits;
 use crate::state::changes::STATE_PREFIX;
 use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint};
-use crate::state::{Checkpoint, Commit, KeyState, PartitionStore, StateError, StoreId};
+use crate::state::parked::{PARKED_PREFIX, decode_parked, encode_parked, parked_key};
+use crate::state::{
+    Checkpoint, Commit, KeyState, ParkedRecord, PartitionStore, StateError, StoreId,
+};
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
 /// What SlateDB holds of an entry while it is written, beside key and state.
@@ -185,6 +188,15 @@ impl PartitionStore for SlatePartition {
             .await
     }
 
+    async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError> {
+        self.run(|open| async move {
+            let found = open.entries(parked_range(), usize::MAX).await?;
+            let records = found.iter().map(|(key, bytes)| decode_parked(key, bytes));
+            records.collect()
+        })
+        .await
+    }
+
     async fn commit(&self, commit: Arc<Commit>) -> Result<(), StateError> {
         self.run(|open| async move { open.commit(commit).await })
             .await
@@ -244,26 +256,34 @@ impl Open {
         range: (Bound<Bytes>, Bound<Bytes>),
         limit: usize,
     ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+        let found = self.entries(range, limit).await?;
+        found
+            .into_iter()
+            .map(|(key, bytes)| Ok((key.slice(1..), decode_state(&bytes)?)))
+            .collect()
+    }
+
+    /// Stored keys and what is stored under them, in order of key.
+    async fn entries(
+        &self,
+        range: (Bound<Bytes>, Bound<Bytes>),
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
         let options = ScanOptions::new()
             .with_durability_filter(DurabilityLevel::Remote)
             .with_read_ahead_bytes(SCAN_READ_BYTES);
-        let found = self
-            .answered(async {
-                let mut found = Vec::new();
-                let mut entries = self.db.scan_with_options(range, &options).await?;
-                while found.len() < limit {
-                    let Some(entry) = entries.next().await? else {
-                        break;
-                    };
-                    found.push((entry.key.slice(1..), entry.value));
-                }
-                Ok(found)
-            })
-            .await?;
-        found
-            .into_iter()
-            .map(|(key, bytes)| Ok((key, decode_state(&bytes)?)))
-            .collect()
+        self.answered(async {
+            let mut found = Vec::new();
+            let mut entries = self.db.scan_with_options(range, &options).await?;
+            while found.len() < limit {
+                let Some(entry) = entries.next().await? else {
+                    break;
+                };
+                found.push((entry.key, entry.value));
+            }
+            Ok(found)
+        })
+        .await
     }
 
     async fn commit(&self, commit: Arc<Commit>) -> Result<(), StateError> {
@@ -420,7 +440,18 @@ impl Open {
 
 /// Memory that a commit takes until it is written: as a batch, as a table in order, and as a file.
 fn written_bytes(commit: &Commit) -> usize {
-    WRITTEN_ENTRY_BYTES * commit.changes.len() + 2 * commit.changes.stored_bytes()
+    let entries = commit.changes.len() + commit.parked.len();
+    let bytes = commit.changes.stored_bytes() + parked_bytes(commit);
+    WRITTEN_ENTRY_BYTES * entries + 2 * bytes
+}
+
+/// Bytes of the records that a commit parks.
+fn parked_bytes(commit: &Commit) -> usize {
+    let parked = commit.parked.iter();
+    parked
+        .flat_map(|(_, record)| record)
+        .map(|it| it.bytes())
+        .sum()
 }
 
 /// A commit in pieces for `SlateDB`'s memory, from where one flush makes one file of all of them: a piece is
@@ -431,7 +462,9 @@ fn written_bytes(commit: &Commit) -> usize {
 /// of a file for as long as the file is in use: those two are copies, so that the allocation goes when the commit
 /// is flushed. What comes in order is cheaper to put in order, in the pieces and in the table behind them.
 fn batches_of(commit: &Commit, is_alone: bool) -> impl Iterator<Item = WriteBatch> {
-    let file_bytes = commit.changes.stored_bytes() + FILE_ENTRY_BYTES * commit.changes.len();
+    let entries = commit.changes.len() + commit.parked.len();
+    let bytes = commit.changes.stored_bytes() + parked_bytes(commit);
+    let file_bytes = bytes + FILE_ENTRY_BYTES * entries;
     let piece = if is_alone && file_bytes <= MEMTABLE_BYTES / 2 {
         BATCH_CHANGES
     } else {
@@ -439,7 +472,7 @@ fn batches_of(commit: &Commit, is_alone: bool) -> impl Iterator<Item = WriteBatc
     };
     let last = commit.changes.len().saturating_sub(1);
     let mut changes = commit.changes.in_order().enumerate();
-    let mut first = Some(checkpoint_of(commit));
+    let mut first = Some(beside_states(commit));
     std::iter::from_fn(move || {
         let mut batch = first.take().unwrap_or_default();
         for (index, (key, state)) in changes.by_ref().take(piece) {
@@ -457,13 +490,19 @@ fn batches_of(commit: &Commit, is_alone: bool) -> impl Iterator<Item = WriteBatc
     })
 }
 
-/// The piece that every commit has.
-fn checkpoint_of(commit: &Commit) -> WriteBatch {
+/// What a commit has besides states: the piece that is never missing.
+fn beside_states(commit: &Commit) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.put_bytes(
         Bytes::from_static(CHECKPOINT_KEY),
         encode_checkpoint(&commit.checkpoint),
     );
+    for (offset, record) in &commit.parked {
+        match record {
+            Some(record) => batch.put_bytes(parked_key(*offset), encode_parked(record)),
+            None => batch.delete(parked_key(*offset)),
+        }
+    }
     batch
 }
 
@@ -472,6 +511,16 @@ fn state_key(key: &[u8]) -> Bytes {
     bytes.put_u8(STATE_PREFIX);
     bytes.put_slice(key);
     bytes.freeze()
+}
+
+/// Keys of all parked records.
+pub(super) fn parked_range() -> (Bound<Bytes>, Bound<Bytes>) {
+    const BEHIND: [u8; 1] = [PARKED_PREFIX + 1];
+    let first = Bytes::from_static(&[PARKED_PREFIX]);
+    (
+        Bound::Included(first),
+        Bound::Excluded(Bytes::from_static(&BEHIND)),
+    )
 }
 
 /// Keys that start with `prefix`, behind `after`; `None` if there can be none.
@@ -514,6 +563,7 @@ mod tests {
             let changes = (0..keys).map(|n| (Bytes::from(format!("{n:06}")), Some(state.clone())));
             let commit = Commit {
                 changes: changes.collect(),
+                parked: Vec::new(),
                 checkpoint: crate::state::slate::tests::checkpoint(1),
             };
             batches_of(&commit, is_alone).count()

@@ -5,6 +5,7 @@
 //! [`STATE_SNAPSHOT_AGE_MAX`](limits::STATE_SNAPSHOT_AGE_MAX) is over if whoever had it died.
 
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -20,11 +21,12 @@ use slatedb::{CheckpointCreateResult, DbReader, DbReaderMode};
 use tokio::runtime::Handle;
 
 use super::gate::Gate;
-use super::partition::{CHECKPOINT_KEY, SCAN_READ_BYTES, scan_range};
+use super::partition::{CHECKPOINT_KEY, SCAN_READ_BYTES, parked_range, scan_range};
 use super::{SlateStore, fault, no_answer, on};
 use crate::limits;
 use crate::state::checkpoint::{decode_checkpoint, decode_state};
-use crate::state::{Checkpoint, KeyState, StateError, StateSnapshot, StoreId};
+use crate::state::parked::decode_parked;
+use crate::state::{Checkpoint, KeyState, ParkedRecord, StateError, StateSnapshot, StoreId};
 
 /// A database at one of its commits.
 pub(super) struct SlateSnapshot {
@@ -122,25 +124,20 @@ impl StateSnapshot for SlateSnapshot {
             return Ok(Vec::new());
         };
         self.run(|pinned| async move {
-            let options = ScanOptions::new()
-                .with_durability_filter(DurabilityLevel::Remote)
-                .with_read_ahead_bytes(SCAN_READ_BYTES);
-            let reading = async {
-                let mut found = Vec::with_capacity(limit.min(limits::BATCH_EVENTS_MAX));
-                let mut entries = pinned.reader.scan_with_options(range, &options).await?;
-                while found.len() < limit {
-                    let Some(entry) = entries.next().await? else {
-                        break;
-                    };
-                    found.push((entry.key.slice(1..), entry.value));
-                }
-                Ok(found)
-            };
-            let found = pinned.answered(reading).await?;
+            let found = pinned.entries(range, limit).await?;
             found
                 .into_iter()
-                .map(|(key, bytes)| Ok((key, decode_state(&bytes)?)))
+                .map(|(key, bytes)| Ok((key.slice(1..), decode_state(&bytes)?)))
                 .collect()
+        })
+        .await
+    }
+
+    async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError> {
+        self.run(|pinned| async move {
+            let found = pinned.entries(parked_range(), usize::MAX).await?;
+            let records = found.iter().map(|(key, bytes)| decode_parked(key, bytes));
+            records.collect()
         })
         .await
     }
@@ -167,6 +164,29 @@ impl Drop for SlateSnapshot {
 }
 
 impl Pinned {
+    /// Stored keys and what is stored under them, in order of key.
+    async fn entries(
+        &self,
+        range: (Bound<Bytes>, Bound<Bytes>),
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        let options = ScanOptions::new()
+            .with_durability_filter(DurabilityLevel::Remote)
+            .with_read_ahead_bytes(SCAN_READ_BYTES);
+        let reading = async {
+            let mut found = Vec::with_capacity(limit.min(limits::BATCH_EVENTS_MAX));
+            let mut entries = self.reader.scan_with_options(range, &options).await?;
+            while found.len() < limit {
+                let Some(entry) = entries.next().await? else {
+                    break;
+                };
+                found.push((entry.key, entry.value));
+            }
+            Ok(found)
+        };
+        self.answered(reading).await
+    }
+
     async fn answered<T>(
         &self,
         call: impl Future<Output = Result<T, slatedb::Error>>,

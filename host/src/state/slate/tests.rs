@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::state::faults::{Faults, When};
 use crate::state::objects::Objects;
-use crate::state::{Checkpoint, Commit, KeyState, LastRecord};
+use crate::state::{ActionPoint, Checkpoint, Commit, KeyState, LastRecord, ParkedRecord};
 use crate::types::{DeploymentId, Digest, Epoch, Offset, Partition};
 use bytes::Bytes;
 
@@ -47,6 +47,7 @@ pub(super) fn checkpoint(next: u64) -> Checkpoint {
         gaps: 0,
         incomplete: false,
         published: false,
+        action: ActionPoint::done(0),
     }
 }
 
@@ -67,6 +68,7 @@ fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Arc<Commit> {
     });
     Arc::new(Commit {
         changes: changes.collect(),
+        parked: Vec::new(),
         checkpoint: checkpoint(next),
     })
 }
@@ -104,6 +106,39 @@ async fn a_commit_survives_reopening_with_its_checkpoint() {
     assert_eq!(open.get(b"b").await.unwrap(), Some(state("2", 1)));
     assert_eq!(open.get(b"").await.unwrap(), Some(state("0", 1)));
     assert_eq!(keys(&*open, "", None).await, ["", "b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parked_records_are_committed_with_the_states_and_apart_from_them() {
+    let parked = |offset| ParkedRecord {
+        offset: Offset(offset),
+        timestamp_ms: 5,
+        key: Bytes::from_static(b"a"),
+        value: Some(Bytes::from_static(b"value")),
+        headers: Vec::new(),
+        cause: None,
+        withheld: false,
+    };
+    let commit = |next, parked| {
+        let whole = Arc::into_inner(commit(next, &[("a", Some("1"))])).unwrap();
+        Arc::new(Commit { parked, ..whole })
+    };
+    let store = store();
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(open.parked().await.unwrap(), []);
+    let all = [300, 2, 1].map(|offset| (Offset(offset), Some(Arc::new(parked(offset)))));
+    open.commit(commit(1, all.into())).await.unwrap();
+    open.commit(commit(2, vec![(Offset(2), None)]))
+        .await
+        .unwrap();
+    open.close().await;
+    let open = store.open(&id()).await.unwrap();
+    assert_eq!(open.parked().await.unwrap(), [parked(1), parked(300)]);
+    assert_eq!(keys(&*open, "", None).await, ["a"]);
+    let snapshot = store.snapshot(&id()).await.unwrap().unwrap();
+    assert_eq!(snapshot.parked().await.unwrap(), [parked(1), parked(300)]);
+    assert_eq!(snapshot.scan(None, 10).await.unwrap().len(), 1);
+    snapshot.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
