@@ -1,6 +1,6 @@
 //! Records that cannot be applied, at known offsets of two inputs that are merged: before the merge topic and
-//! behind it, under `stop` and under `dead-letter`. What is told, set aside and left out, and in which order,
-//! is what the records alone say; with `kill -9` in between.
+//! behind it, under `stop`, `dead-letter` and `park-key`. What is told, set aside and left out, and in which
+//! order, is what the records alone say; with `kill -9` in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use foldhost_tests::host::{GENEROUS, Host, Start};
 use foldhost_tests::http::{Client, number};
-use foldhost_tests::operate::{deploy, skip, wait_blocked, wait_serving};
+use foldhost_tests::operate::{
+    count_of, deploy, partitions, plugin, skip, wait_blocked, wait_serving,
+};
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
 use foldhost_tests::two_inputs::{
     LEFT_PARTITIONS, RIGHT_PARTITIONS, at, create_inputs, misbehaving, on_two_inputs, to_the_right,
@@ -150,6 +152,61 @@ impl Bed {
             .collect();
         ensure!(found == expected, "{found:?}, not {expected:?}");
         Ok(())
+    }
+
+    /// Records to both inputs, some of them marked.
+    fn append_some(&mut self, random: &mut ChaCha8Rng, count: usize) -> Result<()> {
+        for side in 0..INPUTS.len() {
+            let number = self.records.len();
+            let records = (number..number + count).map(|number| {
+                let value = match random.random_bool(0.01) {
+                    true => POISON,
+                    false => "fine",
+                };
+                record(Some(&key(random.random_range(0..KEYS))), value, number)
+            });
+            let records: Vec<Value> = records.collect();
+            self.append(side, &records)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every record is told or parked, and gives the parked keys with how many records of each are.
+    fn wait_told_or_parked(&self, name: &str, gone: usize) -> Result<BTreeMap<String, usize>> {
+        wait_until_ok(GENEROUS, "all to be told or parked", || {
+            let told = topic::read_all(&self.client, "counts")?.len();
+            let mut parked = 0;
+            for partition in partitions(&plugin(&self.client, name)?)? {
+                parked += usize::try_from(count_of(partition, "parked_records")?)?;
+            }
+            let all = self.records.len() - gone;
+            ensure!(told + parked == all, "{told} and {parked} of {all}");
+            let path = format!("/v1/plugins/{name}/parked?_limit=1000");
+            let listed = self.client.get(&path)?.expect_status(200)?.json()?;
+            let listed = listed["parked"].as_array().context("no list")?.iter();
+            let listed = listed.map(|it| {
+                let key = it["key"].as_str().context("no key")?.to_owned();
+                Ok((key, usize::try_from(count_of(it, "records")?)?))
+            });
+            let keys: BTreeMap<String, usize> = listed.collect::<Result<_>>()?;
+            ensure!(keys.values().sum::<usize>() == parked, "{keys:?}");
+            Ok(keys)
+        })
+    }
+
+    /// Decides about what is parked of a key, or of all.
+    fn decide(&self, name: &str, what: &str, key: Option<&str>) -> Result<Value> {
+        let mut body = json!({"reason": "decided by a test"});
+        if let Some(key) = key {
+            body["key"] = json!(key);
+        }
+        let path = format!("/v1/plugins/{name}/parked/{what}");
+        let json = [("content-type", "application/json")];
+        let body = Some(body.to_string().into_bytes());
+        self.client
+            .send("POST", &path, &json, body)?
+            .expect_status(200)?
+            .json()
     }
 
     /// A plugin is stopped before this record of an input, with this code.
@@ -412,5 +469,95 @@ fn corrected_code_goes_on_at_the_event_that_stopped_the_fold() -> Result<()> {
     let answer = bed.client.ask_at("counted", "a", "", &last)?;
     let answer = answer.expect_status(200)?;
     ensure!(answer.json()?["count"] == 3, "{answer:?}");
+    Ok(())
+}
+
+#[test]
+fn parked_keys_wait_in_order_and_are_told_by_corrected_code_and_by_a_promotion() -> Result<()> {
+    let (steps, of_step) = if full() { (10, 1_500) } else { (4, 300) };
+    let mut bed = Bed::new("parked")?;
+    let mut random = ChaCha8Rng::seed_from_u64(67);
+    let code = |version: &str| teller(&format!("version = \"{version}\"\non-error = \"park-key\""));
+    let (broken, mended) = ("set=fault=too-many", "set=fault=mended");
+    deploy(&bed.client, "teller", broken, &code("0.1.0")?)?.expect(201, "created")?;
+    for _ in 0..steps {
+        bed.append_some(&mut random, of_step)?;
+        let_pass(Duration::from_millis(random.random_range(0..400)));
+        bed.kill()?;
+    }
+    let parked = bed.wait_told_or_parked("teller", 0)?;
+    ensure!(parked.len() > 3, "{parked:?}");
+    let mut keys = parked.keys().cloned();
+    let (given_up, healed) = (keys.next().context("none")?, keys.next().context("one")?);
+    // What is told of a parked key lies before its first parked record, in each partition of each input.
+    let told = topic::read_all(&bed.client, "counts")?;
+    for key in parked.keys() {
+        let path = format!("/v1/plugins/teller/parked/{key}");
+        let shown = bed.client.get(&path)?.expect_status(200)?.json()?;
+        let first = shown["first"].as_str().context("no place")?;
+        ensure!(bed.records[first]["value_text"] == POISON, "{shown}");
+        let (partition, first) = first.split_once('@').context("no offset")?;
+        for record in told.iter().filter(|it| it["key"] == key.as_str()) {
+            let cause = header(record, "foldhost-cause")?;
+            if let Some((of, offset)) = cause.split_once('@')
+                && of == partition
+            {
+                ensure!(offset.parse::<u64>()? < first.parse()?, "{record}");
+            }
+        }
+    }
+
+    // One is given up. Corrected code tells another one, once somebody says so, and no more than that.
+    let mut left_out = BTreeSet::new();
+    let path = format!("/v1/plugins/teller/parked/{given_up}?_limit=1000");
+    let shown = bed.client.get(&path)?.expect_status(200)?.json()?;
+    for record in shown["parked"].as_array().context("no records")? {
+        let trace = header(record, "trace")?;
+        let mut all = bed.records.iter();
+        let found = all.find(|(_, it)| it["headers"]["trace"] == trace);
+        left_out.insert(found.context("not one of ours")?.0.clone());
+    }
+    ensure!(left_out.len() == parked[&given_up], "{left_out:?}");
+    let answer = bed.decide("teller", "discard", Some(&given_up))?;
+    ensure!(answer["left"] == 0 && answer["applied"] == true, "{answer}");
+    let state_kept = format!("state=keep&{mended}");
+    let done =
+        deploy(&bed.client, "teller", &state_kept, &code("0.2.0")?)?.expect(200, "swapped")?;
+    wait_serving(&bed.client, "teller", done.deployment, GENEROUS)?;
+    let answer = bed.decide("teller", "replay", Some(&healed))?;
+    ensure!(answer["left"] == 0 && answer["applied"] == true, "{answer}");
+    bed.kill()?;
+    let still = bed.wait_told_or_parked("teller", left_out.len())?;
+    ensure!(still.len() == parked.len() - 2, "{still:?} of {parked:?}");
+
+    // Broken again, and more of it; then a rebuild by code that can, which is killed, too.
+    let state_kept = format!("state=keep&{broken}");
+    let done =
+        deploy(&bed.client, "teller", &state_kept, &code("0.3.0")?)?.expect(200, "swapped")?;
+    wait_serving(&bed.client, "teller", done.deployment, GENEROUS)?;
+    bed.append_some(&mut random, of_step)?;
+    let parked = bed.wait_told_or_parked("teller", left_out.len())?;
+    ensure!(parked.len() >= still.len(), "{parked:?}");
+    let rebuilt = format!("state=rebuild&{mended}");
+    let done = deploy(&bed.client, "teller", &rebuilt, &code("0.4.0")?)?.expect(202, "building")?;
+    bed.append_some(&mut random, of_step)?;
+    let_pass(Duration::from_millis(random.random_range(0..300)));
+    bed.kill()?;
+    bed.append_some(&mut random, of_step)?;
+    wait_serving(&bed.client, "teller", done.deployment, GENEROUS)?;
+    bed.kill()?;
+    let parked = bed.wait_told_or_parked("teller", left_out.len())?;
+    ensure!(parked.is_empty(), "{parked:?}");
+    bed.append_some(&mut random, of_step)?;
+    let told = bed.wait_told(bed.records.len() - left_out.len())?;
+    bed.check_told(&told, &left_out)?;
+    let decisions = plugin(&bed.client, "teller")?["parked"].clone();
+    let decisions = decisions.as_array().context("no decisions")?;
+    let promotion = decisions.last().context("none")?;
+    let reason = promotion["reason"].as_str().unwrap_or_default();
+    ensure!(
+        reason.starts_with("promotion: what generation 1"),
+        "{promotion}"
+    );
     Ok(())
 }

@@ -292,7 +292,7 @@ async fn replay_parked(
     };
     let number = aside(async move { manager.replay_parked(request, &by).await }).await?;
     Ok(Json(
-        applied(&app, &plugin, key.as_ref(), vec![number]).await?,
+        applied(&app, &plugin, key.as_ref(), &[(None, number)]).await?,
     ))
 }
 
@@ -333,12 +333,16 @@ async fn discard_parked(
     let deciding = async move {
         let mut decisions = Vec::with_capacity(requests.len());
         for request in requests {
-            decisions.push(manager.discard_parked(request, &by).await?);
+            let partition = request.first.partition;
+            let number = manager.discard_parked(request, &by).await?;
+            decisions.push((Some(partition), number));
         }
         Ok(decisions)
     };
     let decisions = aside(deciding).await?;
-    Ok(Json(applied(&app, &plugin, key.as_ref(), decisions).await?))
+    Ok(Json(
+        applied(&app, &plugin, key.as_ref(), &decisions).await?,
+    ))
 }
 
 type Asked = (PluginName, std::sync::Arc<Plugin>, Option<Bytes>, String);
@@ -447,26 +451,33 @@ fn nothing(plugin: &Plugin, key: Option<&Bytes>) -> Problem {
     )
 }
 
-/// Waits until decisions are applied here, within a bound, and tells what is left.
+/// Waits until decisions, each about one partition or all, are applied here, within a bound, and tells what
+/// is left.
 async fn applied(
     app: &App,
     plugin: &Plugin,
     key: Option<&Bytes>,
-    decisions: Vec<u64>,
+    decisions: &[(Option<Partition>, u64)],
 ) -> Result<ParkedResult, Problem> {
     const POLL: Duration = Duration::from_millis(20);
     let until = app.services.clock.elapsed() + limits::WAIT_DEFAULT;
-    let point = ActionPoint::done(decisions.iter().copied().max().unwrap_or_default());
+    let is_applied = |(partition, handle): &(Partition, PartitionHandle)| {
+        let meant = decisions
+            .iter()
+            .filter(|(of, _)| of.is_none_or(|of| of == *partition));
+        let last = meant.map(|(_, number)| *number).max();
+        last.is_none_or(|number| handle.status().action >= ActionPoint::done(number))
+    };
     loop {
         let (here, elsewhere) = partitions(app, plugin);
-        let applied = here.iter().all(|(_, it)| it.status().action >= point);
+        let applied = here.iter().all(is_applied);
         if applied || app.services.clock.elapsed() >= until {
             let left = here.iter().map(|(_, handle)| match key {
                 Some(key) => handle.parked_key(key).map_or(0, |parked| parked.records),
                 None => handle.status().parked_records,
             });
             return Ok(ParkedResult {
-                decisions,
+                decisions: decisions.iter().map(|(_, number)| *number).collect(),
                 applied,
                 left: left.sum(),
                 elsewhere,
