@@ -12,7 +12,7 @@ use foldhost_tests::host::{GENEROUS, Host, Start, kafka_config, run_well};
 use foldhost_tests::http::{Client, Reply, number};
 use foldhost_tests::operate::{count_of, deploy, partitions, plugin, wait_serving};
 use foldhost_tests::paths::{Scratch, repository};
-use foldhost_tests::wait::wait_until_ok;
+use foldhost_tests::wait::{let_pass, wait_until_ok};
 use foldhost_tests::{kafka, wasm};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -179,7 +179,7 @@ fn code(version: u32) -> Result<Vec<u8>> {
 
 /// Kills the host somewhere in what it does, and starts it again.
 fn kill(bed: &mut Bed, host: Host) -> Result<(Host, Client)> {
-    std::thread::sleep(Duration::from_millis(bed.chance.random_range(0..400)));
+    let_pass(Duration::from_millis(bed.chance.random_range(0..400)));
     let host = host.kill()?.ready()?;
     let client = host.client()?;
     Ok((host, client))

@@ -190,12 +190,12 @@ fn headers(given: Map<String, Value>) -> Result<Vec<Header>, String> {
         match value {
             Value::Array(values) => {
                 for value in values {
-                    headers.push((name.clone(), header(&name, value)?));
+                    headers.push((name.clone().into(), header(&name, value)?));
                 }
             }
             value => {
                 let value = header(&name, value)?;
-                headers.push((name, value));
+                headers.push((name.into(), value));
             }
         }
     }

@@ -5,6 +5,7 @@
 //! only; offsets of a partition strictly increase; what an append or a transaction acknowledged
 //! survives a `kill -9`; a queue in front of a reader is bounded in bytes.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -25,8 +26,8 @@ pub use batch::{HeaderRef, RecordBatch, RecordRef};
 pub use framing::{BadFrame, Framing, SCHEMA_ID_HEADER, Unframed};
 pub use partitioner::{Partitioner, murmur2};
 
-/// A header of a record; Kafka allows a value to be null.
-pub type Header = (String, Option<Bytes>);
+/// A header of a record; Kafka allows a value to be null. Names that the host writes cost no allocation.
+pub type Header = (Cow<'static, str>, Option<Bytes>);
 
 /// Headers whose names begin so are written by the host, and by nobody else.
 pub const HOST_HEADERS_PREFIX: &str = "foldhost-";

@@ -43,8 +43,8 @@ pub(super) fn marks(
         partition: origin.partition.0,
         offset: origin.offset.0,
     };
-    let origin = (ORIGIN.to_owned(), Some(Bytes::from(wire.encode_to_vec())));
-    let record_key = record_key.map(|key| (RECORD_KEY.to_owned(), key.map(Bytes::copy_from_slice)));
+    let origin = (ORIGIN.into(), Some(Bytes::from(wire.encode_to_vec())));
+    let record_key = record_key.map(|key| (RECORD_KEY.into(), key.map(Bytes::copy_from_slice)));
     std::iter::once(origin).chain(record_key)
 }
 
@@ -85,7 +85,7 @@ mod tests {
             let marks = marks.iter();
             let mut batch = RecordBatch::new();
             let headers: Vec<_> = marks
-                .map(|(name, value)| (name.as_str(), value.as_deref()))
+                .map(|(name, value)| (&**name, value.as_deref()))
                 .collect();
             batch.push(Offset(3), 0, Some(b"routed"), None, headers.iter().copied());
             let copy = batch.get(0);

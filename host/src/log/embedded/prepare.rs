@@ -133,7 +133,7 @@ fn record_overhead(record: &NewRecord) -> usize {
 }
 
 fn header_ref((name, value): &Header) -> HeaderRef<'_> {
-    (name.as_str(), value.as_deref())
+    (name, value.as_deref())
 }
 
 #[cfg(test)]

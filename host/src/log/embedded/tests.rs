@@ -115,8 +115,8 @@ async fn what_is_appended_is_read_back_whole() {
     let folder = TempDir::new().unwrap();
     let log = open_with(&folder, &[("t", 1, Cleanup::Default)]).await;
     let headers = vec![
-        ("a".to_owned(), Some(Bytes::from_static(b"1"))),
-        ("b".to_owned(), None),
+        ("a".into(), Some(Bytes::from_static(b"1"))),
+        ("b".into(), None),
     ];
     let full = NewRecord {
         headers,

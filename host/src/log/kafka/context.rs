@@ -2,6 +2,7 @@
 //! belongs to each client; its [`Health`] is read when an answer stays away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rdkafka::client::{ClientContext, OAuthToken};
@@ -18,6 +19,8 @@ use super::token;
 pub(super) struct Health {
     /// The last error of the client as a whole; empty once something has worked again.
     last_error: Mutex<String>,
+    /// Whether there is one: each delivery asks.
+    has_failed: AtomicBool,
     /// How often all brokers were gone.
     outages: watch::Sender<u64>,
 }
@@ -26,15 +29,17 @@ impl Health {
     fn new() -> Self {
         Self {
             last_error: Mutex::new(String::new()),
+            has_failed: AtomicBool::new(false),
             outages: watch::Sender::new(0),
         }
     }
 
     /// Something was answered: what went wrong before does not explain what goes wrong next.
     pub(super) fn answered(&self) {
-        let mut last_error = self.last_error.lock();
-        if !last_error.is_empty() {
+        if self.has_failed.load(Ordering::Relaxed) {
+            let mut last_error = self.last_error.lock();
             last_error.clear();
+            self.has_failed.store(false, Ordering::Relaxed);
         }
     }
 
@@ -128,6 +133,7 @@ impl ClientContext for Context {
         if *last_error != reason {
             tracing::warn!(client, "kafka client: {reason}");
             reason.clone_into(&mut last_error);
+            self.health.has_failed.store(true, Ordering::Relaxed);
         }
     }
 

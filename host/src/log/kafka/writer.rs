@@ -5,9 +5,10 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use hashbrown::HashMap;
 use parking_lot::Mutex;
 use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
@@ -37,8 +38,8 @@ const FRAMING_BYTES_MIN: usize = 68;
 /// The context of a producer: the common one, and where delivery reports go.
 pub(super) struct WriterContext {
     common: Context,
-    /// Told of every report: there is room again.
-    room: Arc<Notify>,
+    room: Arc<Room>,
+    writes: Arc<Writes>,
 }
 
 impl ClientContext for WriterContext {
@@ -65,9 +66,10 @@ impl ClientContext for WriterContext {
 }
 
 impl ProducerContext for WriterContext {
-    type DeliveryOpaque = Box<Ticket>;
+    /// A [`Ticket`] as one word: a record costs no allocation, and nothing that threads share.
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, report: &DeliveryResult<'_>, ticket: Box<Ticket>) {
+    fn delivery(&self, report: &DeliveryResult<'_>, ticket: usize) {
         let outcome = match report {
             Ok(message) => {
                 self.common.health().answered();
@@ -78,16 +80,64 @@ impl ProducerContext for WriterContext {
                 perhaps_written: native::perhaps_written(message),
             }),
         };
-        ticket.deliveries.report(ticket.index, outcome);
-        self.room.notify_waiters();
+        self.writes.report(Ticket::of(ticket), outcome);
+        self.room.made();
+    }
+}
+
+/// Tells of every report those who wait for room in the queue; mostly, nobody does.
+#[derive(Default)]
+struct Room {
+    waiting: AtomicUsize,
+    made: Notify,
+}
+
+impl Room {
+    fn made(&self) {
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.made.notify_waiters();
+        }
+    }
+
+    /// Waits for a report, but not for long: one may have come before this was called.
+    async fn wait(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waiting = Waiting(&self.waiting);
+        let _ = tokio::time::timeout(FULL_QUEUE_PAUSE, self.made.notified()).await;
+    }
+}
+
+/// Counts one who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Which record of which write a report belongs to.
-pub(super) struct Ticket {
-    deliveries: Arc<Deliveries>,
-    index: usize,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ticket {
+    write: u32,
+    index: u32,
 }
+
+impl Ticket {
+    fn word(self) -> usize {
+        (self.write as usize) << u32::BITS | self.index as usize
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "each half is a number")]
+    fn of(word: usize) -> Self {
+        Self {
+            write: (word >> u32::BITS) as u32,
+            index: word as u32,
+        }
+    }
+}
+
+const _: () = assert!(usize::BITS == 64, "a ticket is one word");
 
 /// Why a record was not delivered.
 #[derive(Debug, Clone, Copy)]
@@ -96,53 +146,95 @@ struct Failure {
     perhaps_written: bool,
 }
 
-/// The reports of one write.
-struct Deliveries {
-    reports: Mutex<Reports>,
-    complete: Notify,
+/// The writes that wait for reports.
+#[derive(Default)]
+struct Writes(Mutex<Open>);
+
+#[derive(Default)]
+struct Open {
+    next: u32,
+    reports: HashMap<u32, Reports>,
 }
 
+/// The reports of one write.
 struct Reports {
     outcomes: Vec<Option<Result<(i32, i64), Failure>>>,
     missing: usize,
+    complete: Arc<Notify>,
+}
+
+impl Reports {
+    fn arrived(&mut self, count: usize) {
+        self.missing -= count;
+        if self.missing == 0 {
+            self.complete.notify_one();
+        }
+    }
+}
+
+impl Writes {
+    fn begin(self: &Arc<Self>, records: usize) -> Deliveries {
+        let complete = Arc::new(Notify::new());
+        let reports = Reports {
+            outcomes: vec![None; records],
+            missing: records,
+            complete: Arc::clone(&complete),
+        };
+        let mut open = self.0.lock();
+        let write = open.next;
+        open.next = write.wrapping_add(1);
+        let before = open.reports.insert(write, reports);
+        assert!(before.is_none(), "few writes are open at a time");
+        Deliveries {
+            writes: Arc::clone(self),
+            write,
+            complete,
+        }
+    }
+
+    fn report(&self, ticket: Ticket, outcome: Result<(i32, i64), Failure>) {
+        let mut open = self.0.lock();
+        // Nobody waits any more for a write that was dropped.
+        let Some(reports) = open.reports.get_mut(&ticket.write) else {
+            return;
+        };
+        let before = reports.outcomes[ticket.index as usize].replace(outcome);
+        assert!(before.is_none(), "a record has one delivery report");
+        reports.arrived(1);
+    }
+}
+
+/// Waits for the reports of one write.
+struct Deliveries {
+    writes: Arc<Writes>,
+    write: u32,
+    complete: Arc<Notify>,
 }
 
 impl Deliveries {
-    fn new(records: usize) -> Arc<Self> {
-        Arc::new(Self {
-            reports: Mutex::new(Reports {
-                outcomes: vec![None; records],
-                missing: records,
-            }),
-            complete: Notify::new(),
-        })
-    }
-
-    fn report(&self, index: usize, outcome: Result<(i32, i64), Failure>) {
-        let mut reports = self.reports.lock();
-        let before = reports.outcomes[index].replace(outcome);
-        assert!(before.is_none(), "a record has one delivery report");
-        reports.missing -= 1;
-        if reports.missing == 0 {
-            self.complete.notify_one();
+    fn ticket(&self, index: usize) -> Ticket {
+        Ticket {
+            write: self.write,
+            index: u32::try_from(index).expect("records of one write fit into memory"),
         }
     }
 
     /// Gives up on records from `index` on: they were not handed over.
     fn cut(&self, index: usize) {
-        let mut reports = self.reports.lock();
-        let cut = reports.outcomes.len() - index;
-        reports.outcomes.truncate(index);
-        reports.missing -= cut;
-        if reports.missing == 0 {
-            self.complete.notify_one();
+        let mut open = self.writes.0.lock();
+        if let Some(reports) = open.reports.get_mut(&self.write) {
+            let cut = reports.outcomes.len() - index;
+            reports.outcomes.truncate(index);
+            reports.arrived(cut);
         }
     }
 
     async fn wait(&self) -> Vec<Result<(i32, i64), Failure>> {
         loop {
             {
-                let mut reports = self.reports.lock();
+                let mut open = self.writes.0.lock();
+                let reports = open.reports.get_mut(&self.write);
+                let reports = reports.expect("it is taken out on drop only");
                 if reports.missing == 0 {
                     let outcomes = std::mem::take(&mut reports.outcomes);
                     return outcomes.into_iter().flatten().collect();
@@ -150,6 +242,12 @@ impl Deliveries {
             }
             self.complete.notified().await;
         }
+    }
+}
+
+impl Drop for Deliveries {
+    fn drop(&mut self) {
+        self.writes.0.lock().reports.remove(&self.write);
     }
 }
 
@@ -199,9 +297,19 @@ impl Placing {
         &self,
         records: impl IntoIterator<Item = (TopicName, NewRecord)>,
     ) -> Result<Vec<Placed>, LogError> {
-        let mut placed = Vec::new();
-        for (index, (topic, record)) in records.into_iter().enumerate() {
-            let partitions = self.topics.partitions(&topic).await?;
+        let records = records.into_iter();
+        let mut placed = Vec::with_capacity(records.size_hint().0);
+        // Most writes go to one topic, or to one after another.
+        let mut last: Option<(TopicName, u32)> = None;
+        for (index, (topic, record)) in records.enumerate() {
+            let partitions = match &last {
+                Some((known, partitions)) if *known == topic => *partitions,
+                _ => {
+                    let partitions = self.topics.partitions(&topic).await?;
+                    last = Some((topic.clone(), partitions));
+                    partitions
+                }
+            };
             let bytes = bytes_of(&record);
             let questioned = bytes > limits::KAFKA_RECORD_UNQUESTIONED_BYTES_MAX;
             let bytes_max = match questioned && !self.compresses {
@@ -258,7 +366,8 @@ fn bytes_of(record: &NewRecord) -> usize {
 pub(super) struct Writer {
     producer: Arc<Client<BaseProducer<WriterContext>>>,
     context: Context,
-    room: Arc<Notify>,
+    room: Arc<Room>,
+    writes: Arc<Writes>,
     placing: Arc<Placing>,
 }
 
@@ -269,18 +378,21 @@ impl Writer {
         name: &str,
         placing: Arc<Placing>,
     ) -> Result<Self, LogError> {
-        let (context, room) = (Context::new(name), Arc::new(Notify::new()));
+        let (context, room) = (Context::new(name), Arc::new(Room::default()));
+        let writes = Arc::new(Writes::default());
         let common = context.clone();
         let producer: BaseProducer<WriterContext> = config
             .create_with_context(WriterContext {
                 common,
                 room: Arc::clone(&room),
+                writes: Arc::clone(&writes),
             })
             .map_err(|error| error::made(&error))?;
         Ok(Self {
             producer: Client::serve(producer),
             context,
             room,
+            writes,
             placing,
         })
     }
@@ -305,10 +417,10 @@ impl Writer {
         &self,
         records: &[Placed],
     ) -> Result<Vec<(Partition, Offset)>, LogError> {
-        let deliveries = Deliveries::new(records.len());
+        let deliveries = self.writes.begin(records.len());
         let mut refused = None;
         for (index, placed) in records.iter().enumerate() {
-            if let Err(code) = self.hand_over(placed, &deliveries, index).await {
+            if let Err(code) = self.hand_over(placed, deliveries.ticket(index)).await {
                 deliveries.cut(index);
                 refused = Some((index, code));
                 break;
@@ -344,16 +456,7 @@ impl Writer {
     }
 
     /// Gives one record to librdkafka; waits while its queue is full.
-    async fn hand_over(
-        &self,
-        placed: &Placed,
-        deliveries: &Arc<Deliveries>,
-        index: usize,
-    ) -> Result<(), Code> {
-        let ticket = Box::new(Ticket {
-            deliveries: Arc::clone(deliveries),
-            index,
-        });
+    async fn hand_over(&self, placed: &Placed, ticket: Ticket) -> Result<(), Code> {
         let mut next = native_record(placed, ticket);
         loop {
             match self.producer.send(next) {
@@ -361,9 +464,7 @@ impl Writer {
                 Err((KafkaError::MessageProduction(Code::QueueFull), record)) => next = record,
                 Err((error, _)) => return Err(error::code_of(&error)),
             }
-            // A report may have come between the refusal and here: then the pause is the longest
-            // that is lost.
-            let _ = tokio::time::timeout(FULL_QUEUE_PAUSE, self.room.notified()).await;
+            self.room.wait().await;
         }
     }
 
@@ -409,10 +510,11 @@ impl fmt::Debug for Writer {
     }
 }
 
-fn native_record(placed: &Placed, ticket: Box<Ticket>) -> BaseRecord<'_, [u8], [u8], Box<Ticket>> {
+fn native_record(placed: &Placed, ticket: Ticket) -> BaseRecord<'_, [u8], [u8], usize> {
     let record = &placed.record;
     let partition = i32::try_from(placed.partition.0).unwrap_or(i32::MAX);
-    let mut native = BaseRecord::with_opaque_to(placed.topic.as_str(), ticket).partition(partition);
+    let mut native =
+        BaseRecord::with_opaque_to(placed.topic.as_str(), ticket.word()).partition(partition);
     native.key = record.key.as_deref();
     native.payload = record.value.as_deref();
     native.timestamp = record.timestamp_ms;
@@ -443,29 +545,50 @@ fn known_place((partition, offset): (i32, i64)) -> Result<(Partition, Offset), L
 mod tests {
     use super::*;
 
+    const LATE: Failure = Failure {
+        code: Code::MessageTimedOut,
+        perhaps_written: true,
+    };
+
     #[tokio::test]
-    async fn reports_are_matched_to_records_in_any_order() {
-        let deliveries = Deliveries::new(3);
-        deliveries.report(2, Ok((0, 12)));
-        deliveries.report(0, Ok((0, 10)));
-        deliveries.report(
-            1,
-            Err(Failure {
-                code: Code::MessageTimedOut,
-                perhaps_written: true,
-            }),
-        );
-        let outcomes = deliveries.wait().await;
+    async fn reports_are_matched_to_records_of_writes_in_any_order() {
+        let writes = Arc::new(Writes::default());
+        let (one, other) = (writes.begin(3), writes.begin(1));
+        writes.report(one.ticket(2), Ok((0, 12)));
+        writes.report(other.ticket(0), Ok((1, 7)));
+        writes.report(one.ticket(0), Ok((0, 10)));
+        writes.report(one.ticket(1), Err(LATE));
+        let outcomes = one.wait().await;
         assert!(matches!(outcomes[0], Ok((0, 10))) && matches!(outcomes[2], Ok((0, 12))));
         assert!(outcomes[1].is_err());
+        assert!(matches!(other.wait().await[..], [Ok((1, 7))]));
     }
 
     #[tokio::test]
     async fn records_that_were_not_handed_over_are_not_waited_for() {
-        let deliveries = Deliveries::new(3);
-        deliveries.report(0, Ok((0, 10)));
+        let writes = Arc::new(Writes::default());
+        let deliveries = writes.begin(3);
+        writes.report(deliveries.ticket(0), Ok((0, 10)));
         deliveries.cut(1);
         assert_eq!(deliveries.wait().await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn reports_of_a_write_that_was_dropped_go_nowhere() {
+        let writes = Arc::new(Writes::default());
+        let (dropped, next) = (writes.begin(1), writes.begin(1));
+        let late = dropped.ticket(0);
+        drop(dropped);
+        writes.report(late, Err(LATE));
+        writes.report(next.ticket(0), Ok((0, 3)));
+        assert!(matches!(next.wait().await[..], [Ok((0, 3))]));
+    }
+
+    #[test]
+    fn a_ticket_is_the_same_after_its_way_through_the_client() {
+        let (write, index) = (u32::MAX, 7);
+        let ticket = Ticket { write, index };
+        assert_eq!(Ticket::of(ticket.word()), ticket);
     }
 
     #[test]

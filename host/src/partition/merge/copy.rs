@@ -204,7 +204,7 @@ impl Copied {
         let own = (record.key != Some(key)).then_some(record.key);
         let headers = record.headers().filter(|(name, _)| !merged::is_mark(name));
         let headers: Vec<Header> = headers
-            .map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice)))
+            .map(|(name, value)| (name.to_owned().into(), value.map(Bytes::copy_from_slice)))
             .chain(merged::marks(&origin, own))
             .collect();
         let bytes = record.bytes() + key.len() + merged::MARKS_BYTES_MAX;

@@ -38,6 +38,9 @@ pub(super) struct Publisher {
     /// What waits for the next transaction; bounded, since a partition that has made much folds no more.
     pending: Vec<(TopicName, NewRecord)>,
     pending_bytes: usize,
+    /// How many records the last transaction had: room for as many is made at once, since a vector that
+    /// grows step by step is copied into fresh pages again and again.
+    pending_expected: usize,
     /// When the oldest of it was made.
     pending_since: Duration,
     /// Outputs of events before this are published already, or withheld.
@@ -94,6 +97,7 @@ impl Publisher {
             writer: Some(writer),
             pending: Vec::new(),
             pending_bytes: 0,
+            pending_expected: 0,
             pending_since: Duration::ZERO,
             outputs_from: published.outputs_from,
             letters_from: published.letters_from,
@@ -153,6 +157,7 @@ impl Publisher {
         if self.pending.is_empty() {
             self.pending_since = now;
         }
+        self.make_room(&emitted);
         let Some(output) = &self.publishing.output else {
             return;
         };
@@ -169,6 +174,15 @@ impl Publisher {
                     self.pending.push((output.clone(), record));
                 }
             });
+        }
+    }
+
+    /// Makes room for what calls emitted: a transaction's worth at first, with its position record.
+    fn make_room(&mut self, emitted: &[EmittedByCall]) {
+        let more: usize = emitted.iter().map(|call| call.records.len()).sum();
+        if more > 0 && self.pending.capacity() < self.pending.len() + more {
+            let expected = self.pending_expected.saturating_sub(self.pending.len());
+            self.pending.reserve(more.max(expected) + 1);
         }
     }
 
@@ -224,6 +238,7 @@ impl Publisher {
             held: made.held,
         };
         let count = records.len();
+        self.pending_expected = count;
         records.push((spec.journal.clone(), journal::position_record(&position)));
         let task = tokio::spawn(async move {
             fail::point(Point::TransactionBegins);

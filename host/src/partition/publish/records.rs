@@ -3,7 +3,10 @@
 //!
 //! Invariant: names of headers that begin with `foldhost-` are the host's; no plugin can emit one.
 
-use bytes::Bytes;
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+use bytes::{Bytes, BytesMut};
 
 use super::super::step::{EmittedByCall, Poison};
 use super::super::{PartitionSpec, merged};
@@ -57,16 +60,17 @@ impl Stamp {
             timestamps_ms,
             headers,
         } = call.records;
-        // One allocation for all keys, and one for all values; records share them.
+        // One allocation for all keys, one for all values, one for what caused them; records share them.
         let (key_ends, key_data) = (keys.ends, Bytes::from(keys.data));
         let (value_ends, value_data) = (values.items.ends, Bytes::from(values.items.data));
+        let mut positions = BytesMut::with_capacity(causes.len() * self.position_bytes_about());
         let (mut key_from, mut value_from, mut header) = (0, 0, 0);
         let mut stamped: Option<(u32, Cause)> = None;
         for (index, &cause) in causes.iter().enumerate() {
             let record = batch.get(call.first + cause as usize);
             let cause = match stamped.take() {
                 Some((of, it)) if of == cause => stamped.insert((of, it)),
-                _ => stamped.insert((cause, self.cause(&record))),
+                _ => stamped.insert((cause, self.cause(&record, &mut positions))),
             };
             let cause = &cause.1;
             let key_until = key_ends[index] as usize;
@@ -77,6 +81,7 @@ impl Stamp {
             if let Some(headers) = &headers {
                 for at in header..header + own {
                     let name = String::from_utf8_lossy(headers.names.get(at)).into_owned();
+                    let name = Cow::Owned(name);
                     let value = headers.values.get(at).map(Bytes::copy_from_slice);
                     stamps.push((name, value));
                 }
@@ -88,7 +93,7 @@ impl Stamp {
                 }
             }
             self.stamp(&mut stamps);
-            stamps.push((CAUSE.to_owned(), Some(cause.position.clone())));
+            stamps.push((CAUSE.into(), Some(cause.position.clone())));
             let new = NewRecord {
                 key: Some(key_data.slice(key_from..key_until)),
                 value: is_value.then(|| value_data.slice(value_from..value_until)),
@@ -115,7 +120,7 @@ impl Stamp {
         let mut headers: Vec<Header> = record
             .headers()
             .filter(|(name, _)| !merged::is_mark(name))
-            .map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice)))
+            .map(|(name, value)| (name.to_owned().into(), value.map(Bytes::copy_from_slice)))
             .collect();
         let errors = [
             ("exception", poison.code.clone()),
@@ -126,7 +131,7 @@ impl Stamp {
         ];
         headers.extend(errors.map(|(name, value)| {
             let name = format!("__streams.errors.{name}");
-            (name, Some(Bytes::from(value)))
+            (name.into(), Some(Bytes::from(value)))
         }));
         self.stamp(&mut headers);
         NewRecord {
@@ -139,22 +144,29 @@ impl Stamp {
     }
 
     fn stamp(&self, headers: &mut Vec<Header>) {
-        headers.push((PLUGIN.to_owned(), Some(self.plugin.clone())));
-        headers.push((GENERATION.to_owned(), Some(self.generation.clone())));
+        headers.push((PLUGIN.into(), Some(self.plugin.clone())));
+        headers.push((GENERATION.into(), Some(self.generation.clone())));
     }
 
-    fn cause(&self, record: &RecordRef<'_>) -> Cause {
+    /// What outputs of a record say of it; its position is written behind others in `positions`.
+    fn cause(&self, record: &RecordRef<'_>, positions: &mut BytesMut) -> Cause {
         let (topic, partition, offset) = self.origin(record);
-        let travelling = record.headers().filter(|(name, value)| {
+        write!(positions, "{topic}/{partition}@{offset}").expect("the buffer grows");
+        let travelling = record.headers().filter_map(|(name, value)| {
+            let name = TRAVELLING.into_iter().find(|it| *it == name)?;
             let bytes = value.map_or(0, <[u8]>::len);
-            TRAVELLING.contains(name) && bytes <= limits::TRAVELLING_HEADER_BYTES_MAX
+            (bytes <= limits::TRAVELLING_HEADER_BYTES_MAX)
+                .then(|| (name.into(), value.map(Bytes::copy_from_slice)))
         });
         Cause {
-            position: Bytes::from(format!("{topic}/{partition}@{offset}")),
-            travelling: travelling
-                .map(|(name, value)| (name.to_owned(), value.map(Bytes::copy_from_slice)))
-                .collect(),
+            position: positions.split().freeze(),
+            travelling: travelling.collect(),
         }
+    }
+
+    /// How long the name of a position is, as long as numbers have a usual length.
+    fn position_bytes_about(&self) -> usize {
+        self.topic.as_str().len() + 16
     }
 
     /// Where a record was before any merge topic.

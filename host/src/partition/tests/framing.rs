@@ -16,7 +16,7 @@ fn pushed(batch: &mut RecordBatch, value: Option<&[u8]>, topic: Option<&str>) {
     };
     let marks = marks
         .iter()
-        .map(|(name, value)| (name.as_str(), value.as_deref()));
+        .map(|(name, value)| (&**name, value.as_deref()));
     batch.push(offset, 0, Some(b"key"), value, marks);
 }
 

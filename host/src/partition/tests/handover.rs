@@ -156,7 +156,7 @@ async fn each_output_is_published_once_whatever_is_parked_where_and_crashes() {
         };
         let mut all: Vec<u32> = Vec::new();
         let mut actions: Vec<Action> = Vec::new();
-        let mut decide = |actions: &mut Vec<Action>, of: Option<u32>| {
+        let decide = |actions: &mut Vec<Action>, of: Option<u32>| {
             actions.push(replay(FIRST_ACTION + actions.len() as u64, of));
         };
         for round in 0..24 {
