@@ -46,6 +46,11 @@ pub const PUBLISH_RECORDS_MAX: usize = 20_000;
 /// Shortest time between two state commits of what publishes, unless its commit interval is longer:
 /// states are folded again from the last, and nothing is published again.
 pub const PUBLISHER_STATE_INTERVAL: Duration = Duration::from_secs(2);
+/// Seconds without anything to write after which a partition's writer is closed, unless the configuration says
+/// otherwise: it has threads and connections of its own. The next record has the partition opened again.
+pub const WRITER_IDLE_SECONDS: u32 = 5 * 60;
+/// Most that the configuration may say.
+pub const WRITER_IDLE_SECONDS_MAX: usize = 7 * 24 * 3600;
 /// Shortest time between two transactions that copy records of one partition into a merge topic.
 pub const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Newest records of a partition of an owned topic that one look for foreign ones reads.

@@ -120,6 +120,7 @@ impl Node {
             states: Arc::new(store),
             engine: Arc::new(engine),
             budget,
+            writer_idle: config.worker.writer_idle,
             clock: clock.clone(),
             metrics: metrics.clone(),
             workers: workers.handle().clone(),

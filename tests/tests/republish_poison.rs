@@ -37,7 +37,12 @@ struct Bed {
 impl Bed {
     fn new(name: &str) -> Result<Self> {
         let scratch = Scratch::new(name)?;
-        let host = Start::serve(scratch.path()).ready()?;
+        let start = Start::serve(scratch.path());
+        Self::on(scratch, &start)
+    }
+
+    fn on(scratch: Scratch, start: &Start) -> Result<Self> {
+        let host = start.ready()?;
         let client = host.client()?;
         create_inputs(&client, INPUTS)?;
         Ok(Self {
@@ -559,5 +564,33 @@ fn parked_keys_wait_in_order_and_are_told_by_corrected_code_and_by_a_promotion()
         reason.starts_with("promotion: what generation 1"),
         "{promotion}"
     );
+    Ok(())
+}
+
+#[test]
+fn writers_that_are_idle_are_closed_and_what_comes_then_is_told_as_ever() -> Result<()> {
+    let scratch = Scratch::new("idle")?;
+    let start = Start::serve(scratch.path())
+        .environment("FOLDHOST__WORKER__WRITER_IDLE_SECONDS", "1")
+        .environment("FOLDHOST_LOG", "info,foldhost::partition=debug");
+    let mut bed = Bed::on(scratch, &start)?;
+    deploy(&bed.client, "teller", "set=fault=mended", &teller("")?)?.expect(201, "created")?;
+    let mut random = ChaCha8Rng::seed_from_u64(68);
+    let host = |bed: &Bed| bed.host.as_ref().map(Host::log).unwrap_or_default();
+    let closed = |bed: &Bed| host(bed).matches("its writer is idle, and closed").count();
+    for _ in 0..3 {
+        let before = closed(&bed);
+        bed.append_some(&mut random, 200)?;
+        let told = bed.wait_told(bed.records.len())?;
+        bed.check_told(&told, &BTreeSet::new())?;
+        // Those of the plugin's partitions, and of the inputs' that are merged.
+        let all = (LEFT_PARTITIONS + RIGHT_PARTITIONS) as usize + 5;
+        wait_until_ok(GENEROUS, "the writers to be closed", || {
+            let now = closed(&bed) - before;
+            ensure!(now >= all, "{now} of {all}");
+            Ok(())
+        })?;
+    }
+    ensure!(!host(&bed).contains("opening again"), "nothing failed");
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use reqwest::Url;
 
@@ -294,23 +295,26 @@ fn state(raw: &RawState, faults: &mut Faults) -> StateSettings {
 
 fn worker(raw: &RawWorker, faults: &mut Faults) -> WorkerSettings {
     let of_machine = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let Some(wanted) = raw.threads else {
-        return WorkerSettings {
-            threads: of_machine().min(limits::WORKER_THREADS_MAX),
-        };
+    let threads = match raw.threads {
+        None => of_machine().min(limits::WORKER_THREADS_MAX),
+        Some(wanted) => {
+            let threads = whole(wanted, limits::WORKER_THREADS_MAX);
+            faults.take("worker.threads", threads).unwrap_or(1)
+        }
     };
-    let threads = usize::try_from(wanted)
-        .ok()
-        .filter(|threads| (1..=limits::WORKER_THREADS_MAX).contains(threads))
-        .ok_or_else(|| {
-            format!(
-                "{wanted} is out of range: use 1 to {}",
-                limits::WORKER_THREADS_MAX
-            )
-        });
+    let seconds = whole(raw.writer_idle_seconds, limits::WRITER_IDLE_SECONDS_MAX);
+    let seconds = faults.take("worker.writer-idle-seconds", seconds);
     WorkerSettings {
-        threads: faults.take("worker.threads", threads).unwrap_or(1),
+        threads,
+        writer_idle: Duration::from_secs(seconds.unwrap_or(1) as u64),
     }
+}
+
+/// A number from 1 to `max`.
+fn whole(wanted: i64, max: usize) -> Result<usize, String> {
+    let number = usize::try_from(wanted).ok();
+    let number = number.filter(|number| (1..=max).contains(number));
+    number.ok_or_else(|| format!("{wanted} is out of range: use 1 to {max}"))
 }
 
 /// The name goes into Kafka's `group.instance.id`, which takes the characters of a topic.

@@ -14,7 +14,7 @@ pub(super) enum Kind {
 }
 
 /// Every field but those under `kafka`, which are librdkafka's.
-pub(super) const FIELDS: [(&str, Kind); 19] = [
+pub(super) const FIELDS: [(&str, Kind); 20] = [
     ("cluster", Kind::Text),
     ("data", Kind::Text),
     ("listen", Kind::Text),
@@ -30,6 +30,7 @@ pub(super) const FIELDS: [(&str, Kind); 19] = [
     ("objects.url", Kind::Text),
     ("state.cache-bytes", Kind::Text),
     ("worker.threads", Kind::Scalar),
+    ("worker.writer-idle-seconds", Kind::Scalar),
     ("auth.tokens.name", Kind::Text),
     ("auth.tokens.sha256", Kind::Text),
     ("auth.tokens.scopes", Kind::List),

@@ -8,6 +8,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::types::ClusterName;
 
@@ -91,6 +92,8 @@ pub struct StateSettings {
 pub struct WorkerSettings {
     /// How many; at least 1.
     pub threads: usize,
+    /// After so long without anything to write, a partition's writer is closed.
+    pub writer_idle: Duration,
 }
 
 /// Why a configuration was refused: every fault that was found.

@@ -67,11 +67,12 @@ pub(super) struct RawState {
 }
 
 /// `[worker]`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawWorker {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) threads: Option<i64>,
+    pub(super) writer_idle_seconds: i64,
 }
 
 /// `[auth]`.
@@ -116,7 +117,10 @@ impl RawConfig {
             state: RawState {
                 cache_bytes: ByteSize(limits::STATE_CACHE_BYTES_DEFAULT),
             },
-            worker: RawWorker::default(),
+            worker: RawWorker {
+                threads: None,
+                writer_idle_seconds: limits::WRITER_IDLE_SECONDS.into(),
+            },
             kafka: BTreeMap::new(),
             auth: RawAuth::default(),
         }

@@ -192,7 +192,7 @@ fn all_faults_are_listed_at_once() {
                 [http]\nadvertise = \"host:1/path\"\nrecord-bytes-max = \"1GiB\"\n\
                 cors-origins = [\"example.com\"]\n\
                 [topics]\ncreate = \"maybe\"\npartitions = 0\nreplication-factor = 0\n\
-                [objects]\nurl = \"ftp://x\"\n[worker]\nthreads = 0\n\
+                [objects]\nurl = \"ftp://x\"\n[worker]\nthreads = 0\nwriter-idle-seconds = 0\n\
                 [kafka]\n\"client.id\" = \"x\"\n\
                 [[auth.tokens]]\nname = \"\"\nsha256 = \"zz\"\nscopes = []\n\
                 [[auth.tokens]]\nname = \"b\"\nsha256 = \"zz\"\nscopes = [\"root\"]\n";
@@ -209,6 +209,7 @@ fn all_faults_are_listed_at_once() {
         "topics.replication-factor:",
         "objects.url:",
         "worker.threads:",
+        "worker.writer-idle-seconds:",
         "bootstrap.servers",
         "auth.tokens[0]: name",
         "auth.tokens[0]: no scopes",

@@ -65,6 +65,8 @@ pub struct Context {
     pub engine: Arc<dyn PluginEngine>,
     /// Memory for states.
     pub budget: StateBudget,
+    /// How long a writer may be idle before it is closed.
+    pub writer_idle: Duration,
     /// Time.
     pub clock: Clock,
     /// Figures.

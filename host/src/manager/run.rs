@@ -316,6 +316,14 @@ impl Running {
                 self.slots.remove(&place);
                 self.open_later(place);
             }
+            Exit::Idle => {
+                tracing::debug!(plugin = %self.plugin.name(), %generation, %partition,
+                    "its writer is wanted again");
+                self.slots.remove(&place);
+                let at = self.context.clock.elapsed();
+                let pause = limits::RETRY_PAUSE_MIN;
+                self.retries.insert(place, Retry { at, pause });
+            }
             Exit::Failed(error) => {
                 tracing::warn!(plugin = %self.plugin.name(), %generation, %partition,
                     "{error}; opening again");
@@ -444,6 +452,7 @@ impl Running {
             codes: Arc::new(load::Codes::new(&self.plugin, &self.context)),
             budget: self.context.budget.clone(),
             clock: self.context.clock.clone(),
+            writer_idle_max: self.context.writer_idle,
             metrics: self.context.metrics.clone(),
             changed: self.changed.clone(),
         }

@@ -29,6 +29,7 @@ mod table;
 mod worker;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -169,6 +170,8 @@ pub struct Ports {
     pub budget: StateBudget,
     /// Time.
     pub clock: Clock,
+    /// How long a writer may be idle before it is closed.
+    pub writer_idle_max: Duration,
     /// Figures.
     pub metrics: Metrics,
     /// Told when a partition comes into another phase, or another code takes over.

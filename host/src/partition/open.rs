@@ -172,7 +172,8 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     let refold = published.as_ref().and_then(|it| it.refold.clone());
     let publisher = match (&spec.publishing, writer, &published) {
         (Some(publishing), Some(writer), Some(published)) => {
-            Some(Publisher::new(spec, publishing, writer, published))
+            let now = ports.clock.elapsed();
+            Some(Publisher::new(spec, publishing, writer, published, now))
         }
         _ => None,
     };

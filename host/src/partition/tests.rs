@@ -413,6 +413,7 @@ struct World {
     code: Arc<Counter>,
     clock: Clock,
     budget: StateBudget,
+    writer_idle_max: Duration,
 }
 
 impl World {
@@ -456,6 +457,7 @@ impl World {
             code: Counter::new(),
             clock,
             budget: StateBudget::new(cache_bytes),
+            writer_idle_max: PLENTY,
         }
     }
 
@@ -498,6 +500,7 @@ impl World {
             codes: self.codes.clone(),
             budget: self.budget.clone(),
             clock: self.clock.clone(),
+            writer_idle_max: self.writer_idle_max,
             metrics: Metrics::new(),
             changed: Arc::default(),
         };

@@ -54,6 +54,8 @@ pub enum Exit {
     Fenced(String),
     /// It must be opened again.
     Failed(String),
+    /// There is something to write, and its writer was closed when there was nothing: it is to be opened again.
+    Idle,
 }
 
 const LIMITS: ReadLimits = ReadLimits {
@@ -146,6 +148,7 @@ enum Event {
     Committed(Result<Written, StateError>),
     Published(Result<Confirmed, LogError>),
     PublishDue,
+    WriterIdle,
     LimitMoved(Result<(), LogError>),
     BacklogMerged(Result<Offset, LogError>),
     Block,
@@ -248,6 +251,9 @@ impl Worker {
     async fn run(&mut self, mut stop: watch::Receiver<Stop>) -> Exit {
         loop {
             self.settle_what_is_taken_over();
+            if self.misses_its_writer() {
+                return Exit::Idle;
+            }
             while self.is_action_due() {
                 if let Err(exit) = self.act().await {
                     return exit;
@@ -275,6 +281,7 @@ impl Worker {
                 Event::Published(Err(LogError::Fenced(by))) => return Exit::Fenced(by),
                 Event::Published(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::PublishDue => self.publish(),
+                Event::WriterIdle => self.close_writer(),
                 Event::LimitMoved(Ok(())) => {}
                 Event::LimitMoved(Err(error)) => {
                     if !error.is_transient() {
@@ -311,6 +318,7 @@ impl Worker {
         let from = self.checkpoint.next;
         let commit_due = self.commit_due_in(now);
         let publish_due = self.publish_due_in(now);
+        let writer_idle = self.writer_idle_in(now);
         let publishing = self.publisher.as_ref().is_some_and(Publisher::is_busy);
         let has_more = may_fold && self.allowed() > 0 && !self.publishes_too_slowly();
         let at_limit = self.waits_for_limit();
@@ -335,7 +343,7 @@ impl Worker {
             ended = async { commit.as_mut().expect("guarded").ended().await }, if commit.is_some() => {
                 Event::Committed(ended)
             }
-            ended = async { publisher.as_mut().expect("guarded").ended().await }, if publishing => {
+            ended = async { publisher.as_mut().expect("guarded").ended(&ports.clock).await }, if publishing => {
                 Event::Published(ended)
             }
             merged = async { backlog.as_mut().expect("guarded").ended().await }, if backlog.is_some() => {
@@ -348,6 +356,9 @@ impl Worker {
             }
             () = tokio::time::sleep(publish_due.unwrap_or_default()), if publish_due.is_some() => {
                 Event::PublishDue
+            }
+            () = tokio::time::sleep(writer_idle.unwrap_or_default()), if writer_idle.is_some() => {
+                Event::WriterIdle
             }
             () = tokio::time::sleep(retry_due.unwrap_or_default()), if retry_due.is_some() => {
                 Event::Retry

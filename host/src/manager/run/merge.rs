@@ -94,6 +94,13 @@ impl Merges {
         };
         let why = match exit {
             Exit::Stopped | Exit::Abandoned => return Some(()),
+            Exit::Idle => {
+                let (at, pause) = (context.clock.elapsed(), limits::RETRY_PAUSE_MIN);
+                let owner = slot.owner;
+                self.slots.remove(&place);
+                self.retries.insert(place, (owner, Retry { at, pause }));
+                return Some(());
+            }
             Exit::Fenced(why) | Exit::Failed(why) => why,
         };
         let spec = slot.handle.spec();

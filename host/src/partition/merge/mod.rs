@@ -217,7 +217,8 @@ pub async fn run_merge(handle: MergeHandle, ports: Ports, stop: watch::Receiver<
 struct Merging {
     handle: MergeHandle,
     ports: Ports,
-    writer: Box<dyn TransactionalWriter>,
+    /// `None` once it was closed for want of records.
+    writer: Option<Box<dyn TransactionalWriter>>,
     reader: Option<Box<dyn PartitionReader>>,
     control: watch::Receiver<MergeControl>,
     slot: Option<InstanceSlot>,
@@ -243,6 +244,7 @@ struct Ids {
 enum Event {
     Stop,
     Control,
+    Idle,
     Read(Result<Read, LogError>),
 }
 
@@ -317,7 +319,7 @@ impl Merging {
                 letter_bytes_max: ports.log.record_bytes_max(&spec.dead_letters).await,
             },
             stamp: Stamp::of(&spec.plugin, spec.generation, &spec.of()),
-            writer,
+            writer: Some(writer),
             reader: None,
             slot: None,
             control,
@@ -326,7 +328,7 @@ impl Merging {
             batch: RecordBatch::new(),
             skips: Arc::default(),
             retry_pause: limits::RETRY_PAUSE_MIN,
-            written_at: Duration::ZERO,
+            written_at: ports.clock.elapsed(),
             handle,
             ports,
         };
@@ -345,6 +347,10 @@ impl Merging {
 
     async fn run(&mut self, mut stop: watch::Receiver<Stop>) -> Exit {
         loop {
+            let is_at_work = !self.batch.is_empty() || self.reader.is_none();
+            if self.writer.is_none() && is_at_work && !self.is_still() {
+                return Exit::Idle;
+            }
             if !self.is_still() && !self.batch.is_empty() {
                 if let Err(error) = self.copy().await {
                     return match error {
@@ -363,6 +369,11 @@ impl Merging {
             match self.next_event(&mut stop).await {
                 Event::Stop => return Exit::Stopped,
                 Event::Control => self.obey(),
+                // Who could have written since is only known to whoever opens it again.
+                Event::Idle => {
+                    tracing::debug!(of = %self.source.of, "its writer is idle, and closed");
+                    self.writer = None;
+                }
                 Event::Read(Ok(Read::Records)) => {}
                 Event::Read(Ok(Read::EndOfPartition)) => self.reached_end(),
                 Event::Read(Err(error)) if error.is_transient() => {
@@ -376,6 +387,9 @@ impl Merging {
 
     async fn next_event(&mut self, stop: &mut watch::Receiver<Stop>) -> Event {
         let can_read = !self.is_still();
+        let idle_at = self.written_at + self.ports.writer_idle_max;
+        let idle_in = idle_at.saturating_sub(self.ports.clock.elapsed());
+        let has_writer = self.writer.is_some();
         let Self {
             reader,
             batch,
@@ -386,6 +400,7 @@ impl Merging {
             biased;
             _ = stop.wait_for(|stop| *stop != Stop::No) => Event::Stop,
             Ok(()) = control.changed() => Event::Control,
+            () = tokio::time::sleep(idle_in), if has_writer => Event::Idle,
             read = async { reader.as_mut().expect("guarded").read(batch, LIMITS).await },
                 if can_read && reader.is_some() => Event::Read(read),
         }
@@ -504,7 +519,7 @@ impl Merging {
             records.push(merged_record(spec, self.ids, next, !is_whole));
             self.keep_pace().await;
             fail::point(Point::MergeBegins);
-            self.writer.commit(records).await?;
+            self.write(records).await?;
             fail::point(Point::MergeWritten);
             self.next = next;
             self.retry_pause = limits::RETRY_PAUSE_MIN;
@@ -530,6 +545,14 @@ impl Merging {
         }
         self.batch.clear();
         Ok(())
+    }
+
+    async fn write(&mut self, records: Vec<(TopicName, NewRecord)>) -> Result<(), LogError> {
+        let writer = self
+            .writer
+            .as_mut()
+            .expect("it is opened again without one");
+        writer.commit(records).await.map(drop)
     }
 
     /// A transaction has a price whatever is in it: records that trickle in share some.
@@ -560,7 +583,7 @@ impl Merging {
         };
         let stopped = journal::merged_record(self.handle.spec().journal_partition, &merged);
         let journal = self.handle.spec().journal.clone();
-        self.writer.commit(vec![(journal, stopped)]).await.map(drop)
+        self.write(vec![(journal, stopped)]).await
     }
 
     fn block(&self, blocked: Blocked) {

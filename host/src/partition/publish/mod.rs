@@ -22,6 +22,7 @@ pub use records::is_stamped;
 use super::parking::Action;
 use super::step::{EmittedByCall, Poison};
 use super::{PartitionSpec, Publishing, journal};
+use crate::clock::Clock;
 use crate::fail::{self, Point};
 use crate::limits;
 use crate::log::{LogError, NewRecord, RecordBatch, TransactionalWriter};
@@ -33,8 +34,10 @@ use crate::types::{Offset, TopicName};
 pub(super) struct Publisher {
     publishing: Publishing,
     stamp: Stamp,
-    /// `None` while a transaction has it.
+    /// `None` while a transaction has it, and once it was closed.
     writer: Option<Box<dyn TransactionalWriter>>,
+    /// When it was used last.
+    used_at: Duration,
     /// What waits for the next transaction; bounded, since a partition that has made much folds no more.
     pending: Vec<(TopicName, NewRecord)>,
     pending_bytes: usize,
@@ -90,11 +93,13 @@ impl Publisher {
         publishing: &Publishing,
         writer: Box<dyn TransactionalWriter>,
         published: &Published,
+        now: Duration,
     ) -> Self {
         Self {
             publishing: publishing.clone(),
             stamp: Stamp::new(spec),
             writer: Some(writer),
+            used_at: now,
             pending: Vec::new(),
             pending_bytes: 0,
             pending_expected: 0,
@@ -212,6 +217,23 @@ impl Publisher {
         Some(if self.is_full() { Duration::ZERO } else { due })
     }
 
+    /// How long until its writer has been idle for `idle_max`; `None` = it is not idle, or closed.
+    pub(super) fn idle_in(&self, idle_max: Duration, now: Duration) -> Option<Duration> {
+        let is_idle = self.writer.is_some() && self.pending.is_empty();
+        is_idle.then(|| (self.used_at + idle_max).saturating_sub(now))
+    }
+
+    /// Closes its writer. Nobody else may take it up again in its place: who could have written since is only
+    /// known to whoever opens the partition.
+    pub(super) fn close(&mut self) {
+        self.writer = None;
+    }
+
+    /// Whether its writer was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.writer.is_none() && self.in_flight.is_none()
+    }
+
     /// Publishes what waits, with the position of `checkpoint`.
     ///
     /// # Panics
@@ -260,7 +282,7 @@ impl Publisher {
     ///
     /// # Panics
     /// If none is under way.
-    pub(super) async fn ended(&mut self) -> Result<Confirmed, LogError> {
+    pub(super) async fn ended(&mut self, clock: &Clock) -> Result<Confirmed, LogError> {
         let transaction = self.in_flight.as_mut().expect("one is under way");
         let ended = (&mut transaction.task).await;
         let confirmed = Confirmed {
@@ -271,6 +293,7 @@ impl Publisher {
         let writer = ended
             .map_err(|error| LogError::OutcomeUnknown(format!("the transaction died: {error}")))?;
         self.writer = Some(writer?);
+        self.used_at = clock.elapsed();
         self.covered = confirmed.next;
         Ok(confirmed)
     }

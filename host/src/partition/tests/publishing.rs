@@ -361,3 +361,31 @@ async fn a_generation_that_is_kept_follows_and_can_take_over_again() {
     let expected = (1..=events).map(|number| format!("{}{number}", word(number)));
     assert_eq!(told, expected.collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_writer_is_closed_and_the_next_record_opens_the_partition_again() {
+    let mut world = World::new(1 << 20).await;
+    world.writer_idle_max = Duration::from_millis(20);
+    let code = Counter::telling("n", OnError::Stop);
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        let mut running = world.tell(1, 1, &code, Role::Serving);
+        let exit = async {
+            loop {
+                keys.push(7);
+                world.append([7], b"").await;
+                // Long enough for it to become idle, if the record did not find it so.
+                let pause = Duration::from_millis(200);
+                if let Ok(exit) = tokio::time::timeout(pause, &mut running.2).await {
+                    break exit.unwrap();
+                }
+            }
+        };
+        let exit = tokio::time::timeout(PLENTY, exit).await;
+        assert_eq!(exit.expect("it becomes idle"), Exit::Idle);
+    }
+    let running = world.tell(1, 1, &code, Role::Serving);
+    folded(&running, Offset(keys.len() as u64 - 1)).await;
+    stop(running).await;
+    assert_eq!(by_key(world.read("told").await), model("n", keys));
+}

@@ -70,6 +70,29 @@ impl Worker {
         self.publisher.as_ref()?.due_in(interval, now)
     }
 
+    /// How long until its writer is closed, since there is nothing to write.
+    pub(super) fn writer_idle_in(&self, now: Duration) -> Option<Duration> {
+        let publisher = self.publisher.as_ref()?;
+        let is_done = self.checkpoint.next == self.committed && self.commit.is_none();
+        let is_done = is_done && self.is_covered() && !self.is_acting && self.takes_over.is_none();
+        publisher
+            .idle_in(self.ports.writer_idle_max, now)
+            .filter(|_| is_done)
+    }
+
+    pub(super) fn close_writer(&mut self) {
+        if let Some(publisher) = &mut self.publisher {
+            tracing::debug!(partition = %self.handle.spec().store, "its writer is idle, and closed");
+            publisher.close();
+        }
+    }
+
+    /// Whether there is something to write, and its writer was closed.
+    pub(super) fn misses_its_writer(&self) -> bool {
+        let is_closed = self.publisher.as_ref().is_some_and(Publisher::is_closed);
+        is_closed && (!self.is_covered() || self.is_action_due())
+    }
+
     /// Commits what is folded: at once if all that it made is published, else with the next transaction.
     pub(super) fn commit(&mut self) {
         if self.is_covered() {
@@ -190,7 +213,7 @@ impl Worker {
             let is_done = |it: &Self| it.checkpoint.next == it.committed && !it.is_acting;
             while !is_done(self) || self.commit.is_some() {
                 if let Some(publisher) = self.publisher.as_mut().filter(|it| it.is_busy()) {
-                    match publisher.ended().await {
+                    match publisher.ended(&self.ports.clock).await {
                         Ok(confirmed) => self.published(confirmed),
                         Err(LogError::Fenced(by)) => return Exit::Fenced(by),
                         Err(error) => return Exit::Failed(error.to_string()),
