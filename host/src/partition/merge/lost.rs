@@ -1,7 +1,8 @@
 //! Whether the journal has lost how far inputs were merged: without that, a merge stage would copy everything
 //! once more. Asked when one finds no position of its own.
 
-use super::{MergeSpec, blocked};
+use super::MergeSpec;
+use super::blocked::blocked;
 use crate::log::LogError;
 use crate::partition::{Blocked, Ports, journal};
 use crate::types::{Partition, TopicName, TopicPartition};

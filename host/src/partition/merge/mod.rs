@@ -6,6 +6,7 @@
 //! partition; whoever opens it fences the one before, and goes on from the last position. A record that
 //! cannot be copied stops its partition, or goes where `on-error` says.
 
+mod blocked;
 mod copy;
 mod lost;
 mod progress;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 pub use progress::MergeProgress;
 
+use self::blocked::{gap, merge_replaced, missing, past_end, replaced, stopped_before};
 use self::copy::{Copied, CopySource, copy};
 use super::publish::Stamp;
 use super::step::{InstanceSlot, StepFault};
@@ -28,9 +30,7 @@ use crate::log::{
     LogError, NewRecord, PartitionReader, Read, ReadLimits, RecordBatch, TransactionalWriter,
 };
 use crate::plugin::manifest::{Input, OnGap, Start};
-use crate::types::{
-    GenerationId, Offset, Partition, PluginName, RecordPosition, TopicName, TopicPartition,
-};
+use crate::types::{GenerationId, Offset, Partition, PluginName, TopicName, TopicPartition};
 
 /// What is copied, and where to.
 #[derive(Debug, Clone)]
@@ -626,89 +626,4 @@ fn merged_record(
     let merged = merged(spec, ids, next, stopped);
     let record = journal::merged_record(spec.journal_partition, &merged);
     (spec.journal.clone(), record)
-}
-
-fn blocked(code: &str, detail: String) -> Blocked {
-    Blocked {
-        code: code.to_owned(),
-        detail,
-        at: None,
-    }
-}
-
-fn missing(spec: &MergeSpec) -> Blocked {
-    let topic = &spec.input.topic;
-    blocked(
-        "topic-missing",
-        format!(
-            "topic '{topic}' is gone; what was merged of it stays. Create it again and deploy '{}' with \
-             `--state rebuild`",
-            spec.plugin
-        ),
-    )
-}
-
-fn replaced(spec: &MergeSpec) -> Blocked {
-    blocked(
-        super::status::TOPIC_REPLACED,
-        format!(
-            "topic '{}' was deleted and created again, so what was merged of it are records that are gone; \
-             deploy '{}' with `--state rebuild`",
-            spec.input.topic, spec.plugin
-        ),
-    )
-}
-
-fn merge_replaced(spec: &MergeSpec) -> Blocked {
-    blocked(
-        "merge-topic-replaced",
-        format!(
-            "topic '{}' was deleted and created again, so what was merged before is gone; delete '{}' and \
-             deploy it again, which merges its inputs anew",
-            spec.merge_topic, spec.plugin
-        ),
-    )
-}
-
-fn past_end(spec: &MergeSpec, next: Offset, end: Offset) -> Blocked {
-    let of = spec.of();
-    blocked(
-        "position-past-end",
-        format!(
-            "{of} was merged up to {next}, but the log ends at {end}: records were lost or the topic was \
-             replaced; deploy '{}' with `--state rebuild`",
-            spec.plugin
-        ),
-    )
-}
-
-fn gap(spec: &MergeSpec, next: Offset, start: Offset) -> Blocked {
-    let of = spec.of();
-    blocked(
-        "history-gap",
-        format!(
-            "records {next} to {start} of {of} were removed before they were merged; deploy '{}' with \
-             `on-gap = \"continue\"` on the input to go on without them",
-            spec.plugin
-        ),
-    )
-}
-
-fn stopped_before(spec: &MergeSpec, offset: Offset, code: String, reason: &str) -> Blocked {
-    let of = spec.of();
-    let at = RecordPosition {
-        topic: of.topic,
-        partition: of.partition,
-        offset,
-    };
-    Blocked {
-        detail: format!(
-            "stopped before {at}, which cannot be merged: {reason}. Nothing behind it is; queries are \
-             answered from the state before it. Deploy a corrected plugin, or leave the record out: \
-             `foldhost plugin skip {} {at} --reason …`",
-            spec.plugin
-        ),
-        code,
-        at: Some(at),
-    }
 }
