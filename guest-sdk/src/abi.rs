@@ -81,6 +81,19 @@ pub mod query {
     pub use exports::foldhost::plugin::query::{Guest, QueryError, Request};
 }
 
+pub mod decide {
+    wit_bindgen::generate!({
+        inline: "package foldhost:sdk; world decide { export foldhost:plugin/decide@0.1.0; }",
+        path: "../wit",
+        with: {
+            "foldhost:plugin/types@0.1.0": crate::abi::types,
+            "foldhost:plugin/decide@0.1.0": generate,
+        },
+        pub_export_macro: true,
+    });
+    pub use exports::foldhost::plugin::decide::{Command, Decision, Guest, Refusal};
+}
+
 pub mod migrate {
     wit_bindgen::generate!({
         inline: "package foldhost:sdk; world migrate { export foldhost:plugin/migrate@0.1.0; }",

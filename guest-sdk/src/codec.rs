@@ -41,6 +41,10 @@ use serde::de::DeserializeOwned;
 /// assert_eq!(Count::decode(&Count(7).to_bytes()).unwrap(), Count(7));
 /// ```
 pub trait Codec: Sized {
+    /// Whether this is [`NoState`](crate::NoState): the plugin keeps nothing, so no fold is to be exported.
+    #[doc(hidden)]
+    const IS_NOTHING: bool = false;
+
     /// Reads a value from all of `bytes`.
     ///
     /// # Errors

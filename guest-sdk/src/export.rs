@@ -4,8 +4,9 @@
 //! named, and natively (in tests) the macro only checks that the traits are there.
 
 /// Makes this crate a foldhost plugin: `export!(Type)` for a [`View`](crate::View) without queries,
-/// `export!(Type: Republisher)` for a [`Republisher`](crate::Republisher), and with either any of
-/// [`Query`](crate::Query), [`Migrate`](crate::Migrate), [`Configure`](crate::Configure) and
+/// `export!(Type: Republisher)` for a [`Republisher`](crate::Republisher), `export!(Type: CommandHandler)` for
+/// a [`CommandHandler`](crate::CommandHandler) with the fold of its state (`StatelessCommandHandler` without),
+/// and with each any of [`Query`](crate::Query), [`Migrate`](crate::Migrate), [`Configure`](crate::Configure),
 /// [`Route`](crate::Route), as in `export!(Type: View + Query)`. Once per crate; the crate is a `cdylib`.
 ///
 /// What is named here is what the component offers: the host tells a plugin's kind and capabilities
@@ -59,6 +60,43 @@
 /// # }
 /// foldhost_sdk::export!(Forward: View); // name it `Forward: Republisher`
 /// ```
+///
+/// Nor does a command handler whose kind of state is not the one that is named: without its fold it would
+/// decide as if nothing had ever happened.
+///
+/// ```compile_fail
+/// # use foldhost_sdk::{CommandHandler, Commands, Event, Json, NoArguments, Reject, View};
+/// # struct Counter;
+/// # impl View for Counter {
+/// #     type State = Json<u64>;
+/// #     type Event = Json<u64>;
+/// #     fn fold(_: &mut Option<Json<u64>>, _: &Event<Json<u64>>) -> Result<(), Reject> { Ok(()) }
+/// # }
+/// # impl CommandHandler for Counter {
+/// #     fn commands(on: &mut Commands<Self>) {
+/// #         on.command("add", "One more").decide(|_, NoArguments {}| Ok(Json(1).into()));
+/// #     }
+/// # }
+/// foldhost_sdk::export!(Counter: StatelessCommandHandler); // its state is `Json<u64>`
+/// ```
+///
+/// A plugin is of one kind; the fold of a handler is exported with it:
+///
+/// ```compile_fail
+/// # use foldhost_sdk::{CommandHandler, Commands, Event, Json, NoArguments, Reject, View};
+/// # struct Counter;
+/// # impl View for Counter {
+/// #     type State = Json<u64>;
+/// #     type Event = Json<u64>;
+/// #     fn fold(_: &mut Option<Json<u64>>, _: &Event<Json<u64>>) -> Result<(), Reject> { Ok(()) }
+/// # }
+/// # impl CommandHandler for Counter {
+/// #     fn commands(on: &mut Commands<Self>) {
+/// #         on.command("add", "One more").decide(|_, NoArguments {}| Ok(Json(1).into()));
+/// #     }
+/// # }
+/// foldhost_sdk::export!(Counter: View + CommandHandler); // name it `Counter: CommandHandler`
+/// ```
 #[macro_export]
 macro_rules! export {
     ($plugin:ty) => {
@@ -88,10 +126,12 @@ macro_rules! __export_plugin {
                     $crate::__private::enter();
                     #[allow(unused_mut)]
                     let mut queries = ::std::vec::Vec::new();
-                    $( $crate::__describe_capability!($capability $plugin, queries); )+
+                    #[allow(unused_mut)]
+                    let mut commands = ::std::vec::Vec::new();
+                    $( $crate::__describe_capability!($capability $plugin, queries, commands); )+
                     $crate::__private::abi::describe::Description {
                         queries,
-                        commands: ::std::vec::Vec::new(),
+                        commands,
                         schemas: ::std::vec::Vec::new(),
                     }
                 }
@@ -107,6 +147,8 @@ macro_rules! __export_plugin {
 #[macro_export]
 macro_rules! __check_capability {
     (View $plugin:ty) => {
+        #[allow(dead_code)]
+        const A_PLUGIN_IS_OF_ONE_KIND: () = ();
         const fn view<T: $crate::View>() {}
         view::<$plugin>();
         ::core::assert!(
@@ -116,8 +158,27 @@ macro_rules! __check_capability {
         );
     };
     (Republisher $plugin:ty) => {
+        #[allow(dead_code)]
+        const A_PLUGIN_IS_OF_ONE_KIND: () = ();
         const fn republisher<T: $crate::Republisher>() {}
         republisher::<$plugin>();
+    };
+    (CommandHandler $plugin:ty) => {
+        #[allow(dead_code)]
+        const A_PLUGIN_IS_OF_ONE_KIND: () = ();
+        const fn command_handler<T: $crate::CommandHandler>() {}
+        command_handler::<$plugin>();
+        ::core::assert!(
+            !<<$plugin as $crate::View>::State as $crate::Codec>::IS_NOTHING,
+            "this handler has no state: export it as `Type: StatelessCommandHandler`, or the host folds \
+             all of its topic for nothing"
+        );
+    };
+    (StatelessCommandHandler $plugin:ty) => {
+        #[allow(dead_code)]
+        const A_PLUGIN_IS_OF_ONE_KIND: () = ();
+        const fn stateless_command_handler<T: $crate::StatelessCommandHandler>() {}
+        stateless_command_handler::<$plugin>();
     };
     (Query $plugin:ty) => {
         const fn query<T: $crate::Query>() {}
@@ -139,8 +200,8 @@ macro_rules! __check_capability {
         compile_error!(concat!(
             "unknown capability `",
             stringify!($other),
-            "`: name View or Republisher, and any of Query, Migrate, Configure and Route, as in \
-             `export!(Type: View + Query)`"
+            "`: name View, Republisher or CommandHandler, and any of Query, Migrate, Configure and \
+             Route, as in `export!(Type: View + Query)`"
         ));
     };
 }
@@ -174,6 +235,28 @@ macro_rules! __export_capability {
             }
         }
         $crate::__private::abi::react::export!($guest with_types_in $crate::__private::abi::react);
+    };
+    (CommandHandler $plugin:ty, $guest:ident) => {
+        $crate::__export_capability!(View $plugin, $guest);
+        $crate::__export_capability!(StatelessCommandHandler $plugin, $guest);
+    };
+    (StatelessCommandHandler $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::decide::Guest for $guest {
+            fn decide(
+                key: ::std::vec::Vec<u8>,
+                state: ::std::option::Option<::std::vec::Vec<u8>>,
+                what: $crate::__private::abi::decide::Command,
+            ) -> ::std::result::Result<
+                $crate::__private::abi::decide::Decision,
+                $crate::__private::abi::decide::Refusal,
+            > {
+                $crate::__private::enter();
+                $crate::__private::decide::<$plugin>(&key, state.as_deref(), what)
+            }
+        }
+        $crate::__private::abi::decide::export!(
+            $guest with_types_in $crate::__private::abi::decide
+        );
     };
     (Route $plugin:ty, $guest:ident) => {
         impl $crate::__private::abi::route::Guest for $guest {
@@ -238,8 +321,14 @@ macro_rules! __export_capability {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __describe_capability {
-    (Query $plugin:ty, $queries:ident) => {
+    (Query $plugin:ty, $queries:ident, $commands:ident) => {
         $queries = $crate::__private::describe::<$plugin>();
     };
-    ($other:ident $plugin:ty, $queries:ident) => {};
+    (CommandHandler $plugin:ty, $queries:ident, $commands:ident) => {
+        $commands = $crate::__private::describe_commands::<$plugin>();
+    };
+    (StatelessCommandHandler $plugin:ty, $queries:ident, $commands:ident) => {
+        $commands = $crate::__private::describe_commands::<$plugin>();
+    };
+    ($other:ident $plugin:ty, $queries:ident, $commands:ident) => {};
 }

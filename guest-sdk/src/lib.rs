@@ -2,8 +2,8 @@
 //!
 //! A plugin is a pure function from events to state (and to events of its own), compiled to a
 //! WebAssembly component; the host owns state, offsets, time and I/O. This crate carries a batch from the
-//! host's columns to [`View::fold`] or [`Republisher::react`] and a question to [`Query`], and tests all
-//! of it natively ([`testing::Driver`]), without wasm and without a host.
+//! host's columns to [`View::fold`] or [`Republisher::react`], a command to [`CommandHandler`] and a question
+//! to [`Query`], and tests all of it natively ([`testing::Driver`]), without wasm and without a host.
 //!
 //! A whole view, the newest JSON value of each key and when it came:
 //!
@@ -74,9 +74,54 @@
 //! driver.assert_idempotent_outputs();
 //! ```
 //!
+//! A whole command handler, which lets each name be taken once:
+//!
+//! ```
+//! use foldhost_sdk::{Command, CommandHandler, Commands, Decision, Event, Json, Refusal, Reject, View};
+//!
+//! pub struct Names;
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Claim { owner: String }
+//!
+//! // The write model: who owns the name that is the key.
+//! impl View for Names {
+//!     type State = Json<String>;
+//!     type Event = Json<String>;
+//!     fn fold(owner: &mut Option<Json<String>>, event: &Event<Json<String>>) -> Result<(), Reject> {
+//!         *owner = event.value().cloned();
+//!         Ok(())
+//!     }
+//! }
+//!
+//! impl CommandHandler for Names {
+//!     fn commands(on: &mut Commands<Self>) {
+//!         on.command("claim", "Takes a name that nobody has").decide(claim);
+//!     }
+//! }
+//!
+//! fn claim(command: Command<Json<String>>, claim: Claim) -> Result<Decision<Json<String>>, Refusal> {
+//!     match command.state_if_any() {
+//!         Some(owner) => Err(Refusal::new("taken", format!("{} has this name", owner.0))),
+//!         None => Ok(Json(claim.owner).into()),
+//!     }
+//! }
+//! foldhost_sdk::export!(Names: CommandHandler);
+//!
+//! use foldhost_sdk::testing::{Driver, Record};
+//! let mut driver = Driver::<Names>::new();
+//! let decided = driver.command("rex", "claim", serde_json::json!({"owner": "ann"})).unwrap();
+//! assert_eq!(decided.events, [Record::new("rex", &Json("ann".to_owned()))]);
+//! let refusal = driver.command("rex", "claim", serde_json::json!({"owner": "bob"})).unwrap_err();
+//! assert_eq!(refusal.to_string(), "taken: ann has this name");
+//! driver.assert_deterministic();
+//! ```
+//!
 //! - [`View`]: the fold, and the contract of purity.
 //! - [`Republisher`], [`Outputs`]: the fold that emits records for the topic that the plugin owns.
-//! - [`Event`], [`Reject`], [`Timestamp`]: a record, a refusal, an instant.
+//! - [`CommandHandler`], [`Command`], [`Decision`], [`Refusal`]: commands that are accepted, with events, or
+//!   refused.
+//! - [`Event`], [`Reject`], [`Timestamp`]: a record, a rejection, an instant.
 //! - [`Codec`]: protobuf through [`prost`] by default, [`Json`], [`Raw`], or any other.
 //! - [`inputs!`]: one enum for the events of several topics.
 //! - [`Key`]: text, bytes, integers or UUIDs as keys.
@@ -93,6 +138,7 @@ pub mod abi;
 pub mod cloudevents;
 mod codec;
 mod columns;
+mod command;
 mod event;
 mod export;
 mod fold;
@@ -112,6 +158,10 @@ mod view;
 
 pub use cloudevents::CloudEvent;
 pub use codec::{Codec, CodecError, Json, Raw};
+pub use command::{
+    COMMAND_HEADER, Command, CommandHandler, Commands, Decision, NamedCommand, NewEvents, NoState,
+    Refusal, StatelessCommandHandler,
+};
 pub use event::{Event, Header, Origin};
 pub use inputs::Inputs;
 pub use key::{FromKey, Key};
@@ -133,6 +183,7 @@ pub use {prost, serde, serde_json};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::abi;
+    pub use crate::command::{decide, describe_commands};
     pub use crate::fold::{fold_batch, react_batch};
     pub use crate::guest::enter;
     pub use crate::migrate::migrate;

@@ -40,22 +40,29 @@ pub(super) fn missing<A: DeserializeOwned>(given: &[(String, String)]) -> Option
     error.name.filter(|_| matches!(error.fault, Fault::Missing))
 }
 
-/// The error of the deserializers here. The name is put in where it is known.
+/// The error of the deserializers here and in `command::body`. The name is put in where it is known.
 #[derive(Debug)]
-pub(super) struct Error {
-    pub(super) name: Option<String>,
-    pub(super) fault: Fault,
+pub(crate) struct Error {
+    pub(crate) name: Option<String>,
+    pub(crate) fault: Fault,
 }
 
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     Missing,
     Wrong(String),
 }
 
+/// How much of a wrong value is told.
+const SHOWN_CHARACTERS_MAX: usize = 80;
+
 impl Error {
-    fn wrong(expected: &dyn fmt::Display, value: &str) -> Self {
-        de::Error::custom(format_args!("expected {expected}, not `{value}`"))
+    pub(crate) fn wrong(expected: &dyn fmt::Display, value: &str) -> Self {
+        let (shown, rest) = match value.char_indices().nth(SHOWN_CHARACTERS_MAX) {
+            Some((cut, _)) => (&value[..cut], "…"),
+            None => (value, ""),
+        };
+        de::Error::custom(format_args!("expected {expected}, not `{shown}{rest}`"))
     }
 }
 

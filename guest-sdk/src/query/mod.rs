@@ -12,6 +12,7 @@ pub(crate) mod schema;
 
 pub(crate) use glue::ask;
 pub use glue::{answer, describe};
+pub(crate) use operation::assert_url_name;
 pub use operation::{Operation, OperationInContext, Queries};
 pub use question::{Context, Payload, QueryError, Question};
 
@@ -80,6 +81,7 @@ pub trait Query: View + Sized {
     fn queries(on: &mut Queries<'_, Self>);
 }
 
-/// The arguments of a query that has none; giving it one is an error that names it.
+/// The arguments of a query, or the body of a command, that has none; giving it one is an error that names
+/// it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 pub struct NoArguments {}

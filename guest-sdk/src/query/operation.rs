@@ -59,11 +59,7 @@ impl<'a, V: View> Queries<'a, V> {
     /// The name cannot stand in a URL: it needs lower case letters, digits and `-`, and a letter
     /// first.
     pub fn query(&mut self, name: &'static str, summary: &'static str) -> Operation<'_, 'a, V> {
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        assert!(
-            name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(allowed),
-            "the query name `{name}` cannot stand in a URL: use a-z, 0-9 and `-`, a letter first"
-        );
+        assert_url_name("query", name);
         self.operation(name, summary)
     }
 
@@ -106,6 +102,16 @@ impl<'a, V: View> Queries<'a, V> {
             }
         }
     }
+}
+
+/// # Panics
+/// The name of a query or command cannot stand in a URL.
+pub(crate) fn assert_url_name(what: &str, name: &str) {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    assert!(
+        name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(allowed),
+        "the {what} name `{name}` cannot stand in a URL: use a-z, 0-9 and `-`, a letter first"
+    );
 }
 
 /// A query that is being named. Nothing happens before `answer` or `answer_raw`.

@@ -91,10 +91,10 @@ impl Payload {
     }
 }
 
-/// Who asks, and when. Only for operations that declare
+/// Who asks or commands, and when. For every [`Command`](crate::Command); for queries only where they declare
 /// [`uses_context`](super::Operation::uses_context), since their answers cannot be cached.
 #[derive(Debug, Clone, Copy)]
-pub struct Context<'a>(pub(super) &'a CallContext);
+pub struct Context<'a>(pub(crate) &'a CallContext);
 
 impl<'a> Context<'a> {
     /// The host's clock.
@@ -102,7 +102,8 @@ impl<'a> Context<'a> {
         Timestamp::from_millis(self.0.now)
     }
 
-    /// The version of the key; `None` = it has no state.
+    /// The version of the key; `None` = it has no state. Of a command handler, how many events the key has
+    /// had; so the first event of a decision will be the one after it.
     pub fn version(&self) -> Option<u64> {
         self.0.version
     }
@@ -119,9 +120,16 @@ impl<'a> Context<'a> {
 
     /// A header of the request (the name in lower case), if the host passes it on.
     pub fn header(&self, name: &str) -> Option<&'a [u8]> {
-        let mut headers = self.0.headers.iter();
-        let (_, value) = headers.find(|(header, _)| header == name)?;
-        Some(value)
+        let mut headers = self.headers();
+        headers
+            .find(|(header, _)| *header == name)
+            .map(|(_, value)| value)
+    }
+
+    /// All headers of the request that the host passes on; names in lower case.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        let headers = self.0.headers.iter();
+        headers.map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 }
 

@@ -6,6 +6,7 @@
 mod outputs;
 mod records;
 
+pub(crate) use outputs::assert_header_name;
 pub use outputs::{Emitted, Outputs};
 pub use records::Records;
 

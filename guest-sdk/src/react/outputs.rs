@@ -7,10 +7,22 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use super::Records;
-use crate::{Codec, Key, Timestamp};
+use crate::{COMMAND_HEADER, Codec, Key, Timestamp};
 
 /// Headers with such names are written by the host.
 const RESERVED: &str = "foldhost-";
+
+/// A wrong name is a mistake of the code, not of the event, so it is not a rejection: it shall be seen in the
+/// first test that comes here.
+///
+/// # Panics
+/// The host writes such headers.
+pub(crate) fn assert_header_name(name: &str) {
+    assert!(
+        !name.starts_with(RESERVED),
+        "the header `{name}` cannot be emitted: names that begin with `{RESERVED}` belong to the host"
+    );
+}
 
 /// The records that one event causes, for the topic that the plugin owns.
 ///
@@ -123,13 +135,28 @@ impl Emitted<'_> {
         self
     }
 
-    /// A wrong name is a mistake of the code, not of the event, so it is not a rejection: it shall be
-    /// seen in the first test that comes here.
+    /// Makes the record a command of this name, for a command handler that has the topic among its inputs:
+    /// the header [`foldhost-command`](COMMAND_HEADER), the one of the host's names that a plugin sets. The
+    /// record's key is the entity's, its value the command's body; say in a header what it is.
+    ///
+    /// ```
+    /// use foldhost_sdk::{Json, Outputs};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Deposit { cents: u64 }
+    ///
+    /// fn deposit(out: &mut Outputs<Json<Deposit>>, account: &str, cents: u64) {
+    ///     out.emit(account, &Json(Deposit { cents }))
+    ///         .command("deposit")
+    ///         .header("content-type", "application/json");
+    /// }
+    /// ```
+    pub fn command(self, name: &str) -> Self {
+        self.0.push_header(COMMAND_HEADER, Some(name.as_bytes()));
+        self
+    }
+
     fn with(self, name: &str, value: Option<&[u8]>) -> Self {
-        assert!(
-            !name.starts_with(RESERVED),
-            "the header `{name}` cannot be emitted: names that begin with `{RESERVED}` belong to the host"
-        );
+        assert_header_name(name);
         self.0.push_header(name, value);
         self
     }

@@ -27,9 +27,22 @@ const WHY_NOT_SILENT: &str = "a record that comes again must cause nothing: emit
 /// What was sent, and onto what.
 #[derive(Clone, Copy)]
 pub(super) struct Log<'a> {
-    pub(super) base: &'a States,
-    pub(super) sent: &'a [Record],
-    pub(super) route: Option<RouteFn>,
+    base: &'a States,
+    sent: &'a [Record],
+    route: Option<RouteFn>,
+    own_topic: bool,
+}
+
+impl<'a> Log<'a> {
+    /// What was sent to `partition`.
+    pub(super) fn new(base: &'a States, sent: &'a [Record], partition: &Partition) -> Self {
+        Self {
+            base,
+            sent,
+            route: partition.route,
+            own_topic: partition.own_topic,
+        }
+    }
 }
 
 /// All that comes of a log.
@@ -98,7 +111,7 @@ fn duplicated<V: View>(log: Log<'_>, compare: impl Fn((&str, &str), &Run, &Run))
 
 /// Folds `sent` in batches of `size`, onto the states and with the route of `log`.
 fn run<V: View>(log: Log<'_>, sent: &[Record], size: usize) -> Run {
-    let mut partition = Partition::new(log.base.clone(), log.route);
+    let mut partition = Partition::new(log.base.clone(), log.route, log.own_topic);
     let mut rejections = Vec::new();
     let mut outputs = Vec::new();
     for (number, batch) in sent.chunks(size.max(1)).enumerate() {

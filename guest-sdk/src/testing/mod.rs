@@ -2,10 +2,12 @@
 //!
 //! Used by plugin authors. It packs records into the columns that the host sends, calls the same glue
 //! that runs in the sandbox, and checks what comes back as the host does; so what passes here folds
-//! there. Views and republishers have the same driver; a republisher's has
-//! [`react`](Driver::react) and [`outputs`](Driver::outputs) beside.
+//! there. Views, republishers and command handlers have the same driver; a republisher's has
+//! [`react`](Driver::react) and [`outputs`](Driver::outputs) beside, a command handler's
+//! [`given`](Driver::given) and [`command`](Driver::command).
 
 mod check;
+mod command;
 mod migrate;
 mod pack;
 mod play;
@@ -17,8 +19,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 
+pub use command::Decided;
 pub use record::{Record, When};
 
+use self::command::{DecideFn, Issued};
 use self::play::{Partition, Rejected};
 use crate::abi::query::Request;
 use crate::abi::types::{CallContext, Payload as AbiPayload};
@@ -67,6 +71,11 @@ pub struct Driver<V: View> {
     parameters: Option<Parameters>,
     now: Timestamp,
     principal: Option<String>,
+    headers: Vec<(String, Vec<u8>)>,
+    /// The commands of a handler, those that were refused too.
+    issued: Vec<Issued>,
+    decide_again: Option<DecideFn>,
+    command_id: Option<String>,
     view: PhantomData<V>,
 }
 
@@ -126,6 +135,10 @@ impl<V: View> Driver<V> {
             parameters,
             now: Timestamp::default(),
             principal: None,
+            headers: Vec::new(),
+            issued: Vec::new(),
+            decide_again: None,
+            command_id: None,
             view: PhantomData,
         }
     }
@@ -189,14 +202,27 @@ impl<V: View> Driver<V> {
         &self.logs
     }
 
-    /// Sets the host's clock, for queries that use the context. It stands at the Unix epoch at first.
+    /// Sets the host's clock, for commands, and for queries that use the context. It stands at the Unix epoch
+    /// at first.
     pub fn set_now(&mut self, now: impl Into<When>) {
         self.now = now.into().0;
     }
 
-    /// Sets who asks, for queries that use the context. At first nobody is known.
+    /// Sets who asks or commands. At first nobody is known.
     pub fn set_principal(&mut self, principal: Option<&str>) {
         self.principal = principal.map(str::to_owned);
+    }
+
+    /// Sets a header of the requests that follow, for commands, and for queries that use the context. At first
+    /// there are none.
+    ///
+    /// # Panics
+    /// The name is not in lower case, as the host gives it.
+    pub fn set_header(&mut self, name: &str, value: impl AsRef<[u8]>) {
+        assert_eq!(name, name.to_lowercase(), "headers come in lower case");
+        self.headers.retain(|(header, _)| header != name);
+        self.headers
+            .push((name.to_owned(), value.as_ref().to_vec()));
     }
 
     /// Checks that everything sent so far is folded to the same bytes and the same rejections (and of a
@@ -204,7 +230,8 @@ impl<V: View> Driver<V> {
     /// sent, in one batch, one by one, and in threes behind an event that does not count. That finds what
     /// a host would find too late: order by address (`HashMap`), a clock, chance, and anything kept in a
     /// global or thread-local from one event to the next, since every run finds there what the runs
-    /// before it left.
+    /// before it left. Every command of a handler is decided again, too, each on the state that it was
+    /// decided on, in other orders.
     ///
     /// # Panics
     /// Two runs differ; the message says which, for which key, and how.
@@ -214,14 +241,13 @@ impl<V: View> Driver<V> {
             rejects: check::rejects(&self.rejections),
             outputs: self.outputs.clone(),
         };
-        let log = check::Log {
-            base: &self.base,
-            sent: &self.sent,
-            route: self.partition.route,
-        };
+        let log = check::Log::new(&self.base, &self.sent, &self.partition);
         scope(&mut self.logs, &self.parameters, || {
             check::deterministic::<V>(&own, log);
         });
+        let mut logs = std::mem::take(&mut self.logs);
+        scope(&mut logs, &self.parameters, || self.redecide());
+        self.logs = logs;
     }
 
     /// Checks that records which come more than once change nothing: everything sent so far, with
@@ -234,11 +260,7 @@ impl<V: View> Driver<V> {
     /// # Panics
     /// A state differs; the message says of which key, and how.
     pub fn assert_idempotent(&mut self) {
-        let log = check::Log {
-            base: &self.base,
-            sent: &self.sent,
-            route: self.partition.route,
-        };
+        let log = check::Log::new(&self.base, &self.sent, &self.partition);
         scope(&mut self.logs, &self.parameters, || {
             check::idempotent::<V>(log);
         });
@@ -299,10 +321,10 @@ impl<V: Query> Driver<V> {
             accept: String::new(),
             context: CallContext {
                 now: self.now.millis(),
-                version: change.map(|change| change.offset),
+                version: self.partition.version(&key),
                 changed_at: change.map(|change| change.timestamp.millis()),
                 principal: self.principal.clone(),
-                headers: Vec::new(),
+                headers: self.headers.clone(),
             },
         };
         scope(&mut self.logs, &self.parameters, || {

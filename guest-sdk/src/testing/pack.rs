@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 
 use super::Record;
 use super::route::Arrival;
-use crate::Timestamp;
 use crate::abi::route;
 use crate::abi::types::{
     BytesColumn, Emitted, Events, Folded, Headers, OptionalColumn, Origins, States,
 };
 use crate::columns::{ABSENT, PRESENT, UNCHANGED};
+use crate::{COMMAND_HEADER, Timestamp};
 
 /// The records of a batch before they have an entity.
 pub(super) fn records(batch: &[Record]) -> route::Records {
@@ -31,11 +31,12 @@ pub(super) fn records(batch: &[Record]) -> route::Records {
     }
 }
 
-/// The events of a batch with the states of their keys. `routed`: they come through a merge topic.
+/// The events of a batch with the states of their keys; the first has offset `next_offset`, or none has any.
+/// `routed`: they come through a merge topic.
 pub(super) fn events(
     arrivals: &[Arrival<'_>],
     before: &BTreeMap<Vec<u8>, Vec<u8>>,
-    next_offset: u64,
+    next_offset: Option<u64>,
     routed: bool,
 ) -> (States, Events) {
     let mut states = States {
@@ -66,7 +67,7 @@ pub(super) fn events(
         values,
         inputs: each().map(|record| record.input).collect(),
         timestamps: each().map(|record| record.timestamp.millis()).collect(),
-        offsets: Some((next_offset..).take(arrivals.len()).collect()),
+        offsets: next_offset.map(|next| (next..).take(arrivals.len()).collect()),
         record_keys: routed.then_some(record_keys),
         origins: routed.then_some(Origins {
             partitions: vec![0; arrivals.len()],
@@ -179,7 +180,10 @@ impl<'a> Reader<'a> {
             .map(|position| {
                 let name = self.headers.names.item(position).to_vec();
                 let name = String::from_utf8(name).expect("a header's name is UTF-8");
-                assert!(!name.starts_with("foldhost-"), "{name} belongs to the host");
+                assert!(
+                    name == COMMAND_HEADER || !name.starts_with("foldhost-"),
+                    "{name} belongs to the host"
+                );
                 let value = self.headers.values.item(position);
                 (name, value.map(<[u8]>::to_vec))
             })

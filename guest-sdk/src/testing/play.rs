@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use super::route::{RouteFn, arrivals};
+use super::route::{Arrival, RouteFn, arrivals};
 use super::{Record, pack};
+use crate::abi::types::Rejection;
 use crate::columns::{ABSENT, UNCHANGED};
 use crate::fold::step;
 use crate::{Reject, Timestamp, View};
@@ -19,6 +20,10 @@ pub(super) struct Partition {
     pub(super) changes: BTreeMap<Vec<u8>, Change>,
     /// Names the keys of a record, if the driver is asked to route.
     pub(super) route: Option<RouteFn>,
+    /// What is folded are the events of a command handler: before they have offsets.
+    pub(super) own_topic: bool,
+    /// How many events each key of a command handler has had.
+    versions: BTreeMap<Vec<u8>, u64>,
     /// Of the input: how many records have come.
     received: u64,
     /// Of what is folded: a record that has several keys has several offsets.
@@ -51,12 +56,27 @@ pub(super) struct Rejected {
 
 impl Partition {
     /// A partition that begins with some states.
-    pub(super) fn new(states: BTreeMap<Vec<u8>, Vec<u8>>, route: Option<RouteFn>) -> Self {
+    pub(super) fn new(
+        states: BTreeMap<Vec<u8>, Vec<u8>>,
+        route: Option<RouteFn>,
+        own_topic: bool,
+    ) -> Self {
         Self {
             states,
             route,
+            own_topic,
             ..Self::default()
         }
+    }
+
+    /// The version of a key that has a state: the offset of the last change, or of a command handler the
+    /// number of its events.
+    pub(super) fn version(&self, key: &[u8]) -> Option<u64> {
+        self.states.get(key)?;
+        if self.own_topic {
+            return Some(self.versions.get(key).copied().unwrap_or(0));
+        }
+        self.changes.get(key).map(|change| change.offset)
     }
 
     /// Folds one batch.
@@ -76,7 +96,8 @@ impl Partition {
             return outcome;
         }
         let routed = self.route.is_some();
-        let (states, events) = pack::events(&arrivals, &self.states, self.next_offset, routed);
+        let offset = (!self.own_topic).then_some(self.next_offset);
+        let (states, events) = pack::events(&arrivals, &self.states, offset, routed);
         let (folded, emitted) = step::<V>(&states, &events);
         pack::check(&states, &folded);
         outcome.outputs = pack::unpack(&emitted, &events, &folded);
@@ -99,6 +120,9 @@ impl Partition {
             self.changes.insert(key.to_vec(), change);
         }
         self.next_offset += arrivals.len() as u64;
+        if self.own_topic {
+            self.count(&arrivals, &folded.rejected);
+        }
         let rejected = folded.rejected.into_iter().map(|rejection| {
             let arrival = &arrivals[rejection.index as usize];
             Rejected {
@@ -110,5 +134,14 @@ impl Partition {
         outcome.rejected.extend(rejected);
         outcome.rejected.sort_by_key(|rejected| rejected.index);
         outcome
+    }
+
+    /// Counts the events that were applied.
+    fn count(&mut self, arrivals: &[Arrival<'_>], rejected: &[Rejection]) {
+        for (index, arrival) in arrivals.iter().enumerate() {
+            if rejected.iter().all(|r| r.index as usize != index) {
+                *self.versions.entry(arrival.key.clone()).or_default() += 1;
+            }
+        }
     }
 }

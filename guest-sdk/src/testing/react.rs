@@ -61,11 +61,7 @@ impl<R: Republisher> Driver<R> {
     /// # Panics
     /// An output differs; the message says which, and how.
     pub fn assert_idempotent_outputs(&mut self) {
-        let log = check::Log {
-            base: &self.base,
-            sent: &self.sent,
-            route: self.partition.route,
-        };
+        let log = check::Log::new(&self.base, &self.sent, &self.partition);
         scope(&mut self.logs, &self.parameters, || {
             check::idempotent_outputs::<R>(log);
         });

@@ -1,7 +1,9 @@
-//! [`Record`]: what a test sends to a [`Driver`](super::Driver), and what a republisher emits there.
+//! [`Record`]: what a test sends to a [`Driver`](super::Driver), and what a republisher or a command handler
+//! writes there.
 
 use std::fmt;
 
+use crate::abi::types::EventOut;
 use crate::{Codec, Inputs, Key, Timestamp};
 
 /// A record of a topic.
@@ -46,6 +48,16 @@ impl Record {
     pub fn raw(key: impl Key, value: impl Into<Vec<u8>>) -> Self {
         Self {
             value: Some(value.into()),
+            ..Self::tombstone(key)
+        }
+    }
+
+    /// An event as a reader sees it.
+    pub(super) fn written(key: &[u8], event: EventOut, at: Timestamp) -> Self {
+        Self {
+            value: event.value,
+            headers: event.headers,
+            timestamp: at,
             ..Self::tombstone(key)
         }
     }

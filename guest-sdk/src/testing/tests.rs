@@ -1,6 +1,7 @@
-//! The driver must find every kind of impurity, and the glue must keep its promises; of republishers and
+//! The driver must find every kind of impurity, and the glue must keep its promises; of republishers, handlers and
 //! routes in modules of their own.
 
+mod command;
 mod react;
 mod route;
 
