@@ -94,6 +94,19 @@ pub mod decide {
     pub use exports::foldhost::plugin::decide::{Command, Decision, Guest, Refusal};
 }
 
+pub mod emit_state {
+    wit_bindgen::generate!({
+        inline: "package foldhost:sdk; world emit-state { export foldhost:plugin/emit-state@0.1.0; }",
+        path: "../wit",
+        with: {
+            "foldhost:plugin/types@0.1.0": crate::abi::types,
+            "foldhost:plugin/emit-state@0.1.0": generate,
+        },
+        pub_export_macro: true,
+    });
+    pub use exports::foldhost::plugin::emit_state::Guest;
+}
+
 pub mod migrate {
     wit_bindgen::generate!({
         inline: "package foldhost:sdk; world migrate { export foldhost:plugin/migrate@0.1.0; }",

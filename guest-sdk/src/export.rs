@@ -7,7 +7,8 @@
 /// `export!(Type: Republisher)` for a [`Republisher`](crate::Republisher), `export!(Type: CommandHandler)` for
 /// a [`CommandHandler`](crate::CommandHandler) with the fold of its state (`StatelessCommandHandler` without),
 /// and with each any of [`Query`](crate::Query), [`Migrate`](crate::Migrate), [`Configure`](crate::Configure),
-/// [`Route`](crate::Route), as in `export!(Type: View + Query)`. Once per crate; the crate is a `cdylib`.
+/// [`Route`](crate::Route) and, of a command handler, [`EmitState`](crate::EmitState), as in
+/// `export!(Type: View + Query)`. Once per crate; the crate is a `cdylib`.
 ///
 /// What is named here is what the component offers: the host tells a plugin's kind and capabilities
 /// from its exports.
@@ -180,6 +181,10 @@ macro_rules! __check_capability {
         const fn stateless_command_handler<T: $crate::StatelessCommandHandler>() {}
         stateless_command_handler::<$plugin>();
     };
+    (EmitState $plugin:ty) => {
+        const fn emit_state<T: $crate::EmitState>() {}
+        emit_state::<$plugin>();
+    };
     (Query $plugin:ty) => {
         const fn query<T: $crate::Query>() {}
         query::<$plugin>();
@@ -200,8 +205,8 @@ macro_rules! __check_capability {
         compile_error!(concat!(
             "unknown capability `",
             stringify!($other),
-            "`: name View, Republisher or CommandHandler, and any of Query, Migrate, Configure and \
-             Route, as in `export!(Type: View + Query)`"
+            "`: name View, Republisher or CommandHandler, and any of Query, Migrate, Configure, Route \
+             and EmitState, as in `export!(Type: View + Query)`"
         ));
     };
 }
@@ -256,6 +261,20 @@ macro_rules! __export_capability {
         }
         $crate::__private::abi::decide::export!(
             $guest with_types_in $crate::__private::abi::decide
+        );
+    };
+    (EmitState $plugin:ty, $guest:ident) => {
+        impl $crate::__private::abi::emit_state::Guest for $guest {
+            fn emit_state(
+                key: ::std::vec::Vec<u8>,
+                state: ::std::vec::Vec<u8>,
+            ) -> ::std::vec::Vec<$crate::__private::abi::types::EventOut> {
+                $crate::__private::enter();
+                $crate::__private::emit_state::<$plugin>(&key, &state)
+            }
+        }
+        $crate::__private::abi::emit_state::export!(
+            $guest with_types_in $crate::__private::abi::emit_state
         );
     };
     (Route $plugin:ty, $guest:ident) => {

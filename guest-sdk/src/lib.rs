@@ -121,6 +121,7 @@
 //! - [`Republisher`], [`Outputs`]: the fold that emits records for the topic that the plugin owns.
 //! - [`CommandHandler`], [`Command`], [`Decision`], [`Refusal`]: commands that are accepted, with events, or
 //!   refused.
+//! - [`EmitState`]: the state of a key in events, for who comes after the log was cut.
 //! - [`Event`], [`Reject`], [`Timestamp`]: a record, a rejection, an instant.
 //! - [`Codec`]: protobuf through [`prost`] by default, [`Json`], [`Raw`], or any other.
 //! - [`inputs!`]: one enum for the events of several topics.
@@ -139,6 +140,7 @@ pub mod cloudevents;
 mod codec;
 mod columns;
 mod command;
+mod emit_state;
 mod event;
 mod export;
 mod fold;
@@ -162,6 +164,7 @@ pub use command::{
     COMMAND_HEADER, Command, CommandHandler, Commands, Decision, NamedCommand, NewEvents, NoState,
     Refusal, StatelessCommandHandler,
 };
+pub use emit_state::EmitState;
 pub use event::{Event, Header, Origin};
 pub use inputs::Inputs;
 pub use key::{FromKey, Key};
@@ -184,6 +187,7 @@ pub use {prost, serde, serde_json};
 pub mod __private {
     pub use crate::abi;
     pub use crate::command::{decide, describe_commands};
+    pub use crate::emit_state::emit_state;
     pub use crate::fold::{fold_batch, react_batch};
     pub use crate::guest::enter;
     pub use crate::migrate::migrate;

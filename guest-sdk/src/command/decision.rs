@@ -37,7 +37,8 @@ pub struct Decision<E> {
     pub(super) reply: Option<Payload>,
 }
 
-/// Events that are to be written, in order: what a [`Decision`] holds.
+/// Events that are to be written, in order: what a [`Decision`] holds, and what
+/// [`EmitState`](crate::EmitState) gives.
 ///
 /// ```
 /// use foldhost_sdk::{Json, NewEvents};
@@ -167,7 +168,7 @@ impl<E> Decision<E> {
 }
 
 /// The events as the host takes them.
-pub(super) fn write_events<E: Codec>(events: NewEvents<E>) -> Vec<EventOut> {
+pub(crate) fn write_events<E: Codec>(events: NewEvents<E>) -> Vec<EventOut> {
     let events = events.0.into_iter();
     events
         .map(|event| EventOut {

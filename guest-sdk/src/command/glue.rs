@@ -3,8 +3,7 @@
 //! Called by what [`export!`](crate::export) generates, and by the test driver.
 
 use super::commands::{Commands, Given, Mode};
-use super::decision::write_events;
-use super::{Command, CommandHandler, Refusal};
+use super::{Command, CommandHandler, Refusal, write_events};
 use crate::abi::decide::{Command as AbiCommand, Decision as AbiDecision, Refusal as AbiRefusal};
 use crate::abi::describe::Operation as Described;
 use crate::abi::types::Payload as AbiPayload;

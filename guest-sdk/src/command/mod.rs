@@ -13,6 +13,7 @@ mod refusal;
 
 pub(crate) use body::missing;
 pub use commands::{Commands, NamedCommand};
+pub(crate) use decision::write_events;
 pub use decision::{Decision, NewEvents};
 pub use glue::{decide, describe_commands};
 pub use issued::Command;
@@ -111,7 +112,8 @@ pub const COMMAND_HEADER: &str = "foldhost-command";
 /// **Every handler is a [`View`]** of its own topic, so [`Query`](crate::Query) (for reading what one is
 /// about to change; other questions belong in a view of the topic), [`Migrate`](crate::Migrate) and
 /// [`Configure`](crate::Configure) are implemented for it as for any view, and named in the export:
-/// `foldhost_sdk::export!(Seats: CommandHandler + Query)`.
+/// `foldhost_sdk::export!(Seats: CommandHandler + Query)`. [`EmitState`](crate::EmitState) tells the state
+/// again to readers who come after the log was cut.
 ///
 /// In the fold of a handler an event has no [`offset`](crate::Event::offset), since it is folded before it
 /// is written. What `fold` rejects is never written: the command is refused.

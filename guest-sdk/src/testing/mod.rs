@@ -8,6 +8,7 @@
 
 mod check;
 mod command;
+mod emit_state;
 mod migrate;
 mod pack;
 mod play;

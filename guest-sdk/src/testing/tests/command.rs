@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    Command, CommandHandler, Commands, Configure, Decision, NoArguments, NoState, Outputs, Payload,
-    Queries, Query, Refusal, Republisher,
+    Command, CommandHandler, Commands, Configure, Decision, EmitState, NewEvents, NoArguments,
+    NoState, Outputs, Payload, Queries, Query, Refusal, Republisher,
 };
 
 /// What is in a jar, at most what it holds.
@@ -131,7 +131,13 @@ impl Query for Jar {
     }
 }
 
-crate::export!(Jar: CommandHandler + Query + Configure);
+impl EmitState for Jar {
+    fn emit_state(_key: &[u8], state: &JarState) -> NewEvents<Json<JarEvent>> {
+        Json(JarEvent::Holds(state.0.0)).into()
+    }
+}
+
+crate::export!(Jar: CommandHandler + Query + Configure + EmitState);
 
 fn put(key: &str, pieces: u32) -> Record {
     Record::new(key, &Json(JarEvent::Put(pieces)))
@@ -423,7 +429,30 @@ fn names_that_clash_are_found_by_the_first_command() {
     let _ = Driver::<Clash>::new().command("a", "same", ());
 }
 
-/// Adds numbers.
+#[test]
+fn full_state_events_are_told() {
+    let mut driver = jar();
+    driver.given([put("a", 3), put("a", 4)]);
+    driver.set_now(9);
+    let holds = Record::new("a", &Json(JarEvent::Holds(7))).at(9);
+    assert_eq!(driver.emit_state("a"), [holds]);
+    assert_eq!(driver.emit_state("b"), []);
+    assert_eq!(driver.version("a"), Some(2), "nothing was written");
+    driver.assert_emit_state();
+}
+
+#[test]
+#[should_panic(
+    expected = "the full-state events of key `a`, folded onto nothing, do not give its state"
+)]
+fn full_state_events_that_forget_something_are_found() {
+    let mut driver = jar();
+    driver.given([put("a", 3)]);
+    driver.command("a", "take", json!({"pieces": 1})).unwrap();
+    driver.assert_emit_state(); // who took it is not in `Holds`
+}
+
+/// Adds where it should replace.
 struct Adds;
 
 impl View for Adds {
@@ -437,6 +466,26 @@ impl View for Adds {
 
 impl CommandHandler for Adds {
     fn commands(_: &mut Commands<'_, Self>) {}
+}
+
+impl EmitState for Adds {
+    fn emit_state(_key: &[u8], state: &Json<u32>) -> NewEvents<Json<u32>> {
+        (*state).into()
+    }
+}
+
+#[test]
+#[should_panic(expected = "folded onto that state, do not give its state")]
+fn full_state_events_that_add_are_found() {
+    let mut driver = Driver::<Adds>::new();
+    driver.given([Record::new("a", &Json(3))]);
+    driver.assert_emit_state();
+}
+
+#[test]
+#[should_panic(expected = "give the driver some events first")]
+fn a_check_without_states_is_of_no_use() {
+    jar().assert_emit_state();
 }
 
 impl Migrate for Adds {
