@@ -1,5 +1,5 @@
 //! The fields of protobuf messages as text, from the Rust that is written for them and from the `.proto` file that
-//! others read. For the tests of `fleet-events` and `flight-events`, which hold the two against each other.
+//! others read. For the tests of `bank-events`, `fleet-events` and `flight-events`, which hold the two against each other.
 
 /// Type, name and tag of a field.
 pub type Field = (String, String, u32);
@@ -22,10 +22,10 @@ pub fn of_rust(source: &str) -> Vec<Field> {
             .parse()
             .expect("a tag is a number");
         let (name, kind) = match pair[1].strip_prefix("pub ") {
-            Some(field) => (
-                field.split(':').next().unwrap_or(field).to_owned(),
-                kind.to_owned(),
-            ),
+            Some(field) => {
+                let (name, of_rust) = field.trim_end_matches(',').split_once(": ")?;
+                (name.to_owned(), in_proto(kind, of_rust))
+            }
             None => {
                 let (name, message) = pair[1].split_once('(').expect("a case of a oneof");
                 let message = message.trim_end_matches("),");
@@ -37,13 +37,28 @@ pub fn of_rust(source: &str) -> Vec<Field> {
     fields.collect()
 }
 
+/// What prost calls `kind`, of a field with the type `of_rust`.
+fn in_proto(kind: &str, of_rust: &str) -> String {
+    let inner = |outer: &str| of_rust.strip_prefix(outer)?.strip_suffix('>');
+    if let Some(message) = inner("Option<") {
+        return message.to_owned();
+    }
+    if let Some(message) = inner("Vec<").filter(|_| kind.ends_with("repeated")) {
+        return format!("repeated {message}");
+    }
+    match inner("BTreeMap<String, ") {
+        Some(message) => format!("map<string, {message}>"),
+        None => kind.to_owned(),
+    }
+}
+
 /// The fields of the messages of a `.proto` file.
 #[must_use]
 pub fn of_proto(source: &str) -> Vec<Field> {
     let lines = source.lines().map(str::trim);
     let fields = lines.filter_map(|line| {
         let (field, tag) = line.strip_suffix(';')?.split_once(" = ")?;
-        let (kind, name) = field.split_once(' ')?;
+        let (kind, name) = field.rsplit_once(' ')?;
         Some((kind.to_owned(), name.to_owned(), tag.parse().ok()?))
     });
     fields.collect()
