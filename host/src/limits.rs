@@ -124,6 +124,14 @@ pub const EMITTED_HEADERS_MAX: usize = 262_144;
 pub const EMITTED_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Longest name of a header that a plugin emits, in bytes.
 pub const EMITTED_HEADER_NAME_BYTES_MAX: usize = 1024;
+/// Most events that one command may cause.
+pub const COMMAND_EVENTS_MAX: usize = 1_000;
+/// Most headers on all events of one command.
+pub const COMMAND_HEADERS_MAX: usize = 16_384;
+/// Most bytes of keys, values and headers of the events of one command.
+pub const COMMAND_EVENTS_BYTES_MAX: usize = 1024 * 1024;
+/// Longest details of a refusal, in bytes of JSON: they are kept with the outcome for every repeat.
+pub const PLUGIN_DETAILS_BYTES_MAX: usize = 16 * 1024;
 /// Most keys that one call may name for the records that it routes.
 pub const ROUTED_KEYS_MAX: usize = 65_536;
 /// Most bytes of the copies that one call of `route` asks for: each key that it names is a record of
@@ -399,6 +407,15 @@ const _: () = {
     assert!(EMITTED_BYTES_MAX <= RECORD_BYTES_MAX);
     assert!(EMITTED_BYTES_MAX <= EMBEDDED_QUEUE_BYTES_MAX);
     assert!(EMITTED_BYTES_MAX <= KAFKA_WRITER_QUEUE_BYTES_MAX);
+    // What a command causes is folded in one call before it is written, and comes back beside any reply.
+    assert!(COMMAND_EVENTS_MAX <= BATCH_EVENTS_MAX);
+    assert!(COMMAND_EVENTS_BYTES_MAX <= BATCH_BYTES_MAX);
+    assert!(COMMAND_EVENTS_BYTES_MAX + ANSWER_BYTES_MAX < PLUGIN_RETURNED_BYTES_MAX);
+    assert!(COMMAND_EVENTS_MAX <= PUBLISH_RECORDS_MAX);
+    assert!(COMMAND_EVENTS_BYTES_MAX <= PUBLISH_BYTES_MAX);
+    assert!(COMMAND_HEADERS_MAX <= EMITTED_HEADERS_MAX);
+    // A long key does not use up what its events may have.
+    assert!(KEY_BYTES_MAX < COMMAND_EVENTS_BYTES_MAX);
     // The largest record there is can be routed.
     assert!(RECORD_BYTES_MAX + KEY_BYTES_MAX <= ROUTED_BYTES_MAX);
     assert!(BATCH_EVENTS_MAX <= EMITTED_RECORDS_MAX);

@@ -18,9 +18,9 @@ use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
 use crate::log::{Cleanup, NewRecord, NewTopic, RecordBatch};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{
-    BytesColumn, CallError, Capabilities, Description, FoldInput, Folded, Inspection, Kind,
-    Manifest, OptionalColumn, Payload, PluginCode, PluginInstance, QueryError, Question, Rejection,
-    RouteInput, Routes,
+    BytesColumn, CallError, Capabilities, Command, Decision, Description, FoldInput, Folded,
+    Inspection, Kind, Manifest, OptionalColumn, Payload, PluginCode, PluginInstance, QueryError,
+    Question, Refusal, Rejection, RouteInput, Routes,
 };
 use crate::state::objects::Objects;
 use crate::state::slate::{SlateSettings, SlateStore};
@@ -171,6 +171,15 @@ impl PluginInstance for CounterInstance {
         _: u64,
     ) -> Result<Result<Payload, QueryError>, CallError> {
         Ok(Err(QueryError::UnknownQuery))
+    }
+
+    fn decide(
+        &mut self,
+        _: &[u8],
+        _: Option<&[u8]>,
+        _: &Command,
+    ) -> Result<Result<Decision, Refusal>, CallError> {
+        unreachable!("it takes no commands")
     }
 
     fn migrate(

@@ -114,6 +114,13 @@ impl Signature for AnswerFn {
     type Result = Result<Payload, QueryError>;
 }
 
+/// `decide.decide`.
+pub(super) struct DecideFn;
+impl Signature for DecideFn {
+    type Parameters<'a> = (&'a [u8], Option<&'a [u8]>, Command<'a>);
+    type Result = Result<Decision, Refusal>;
+}
+
 /// `migrate.migrate`.
 pub(super) struct MigrateFn;
 impl Signature for MigrateFn {
@@ -299,6 +306,16 @@ pub(super) struct Request<'a> {
     pub(super) context: CallContext<'a>,
 }
 
+/// `decide.command`.
+#[derive(Debug, Clone, Copy, ComponentType, Lower)]
+#[component(record)]
+pub(super) struct Command<'a> {
+    pub(super) name: &'a str,
+    pub(super) id: &'a str,
+    pub(super) content: Content<'a>,
+    pub(super) context: CallContext<'a>,
+}
+
 /// `types.payload` on the way out.
 #[derive(Debug, ComponentType, Lift)]
 #[component(record)]
@@ -320,6 +337,34 @@ pub(super) enum QueryError {
     NotFound,
     #[component(name = "other")]
     Other((String, String)),
+}
+
+/// `types.event-out`.
+#[derive(Debug, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct EventOut {
+    pub(super) value: Option<Vec<u8>>,
+    pub(super) headers: Vec<(String, Option<Vec<u8>>)>,
+}
+
+/// `decide.decision`.
+#[derive(Debug, ComponentType, Lift)]
+#[component(record)]
+pub(super) struct Decision {
+    pub(super) events: Vec<EventOut>,
+    pub(super) reply: Option<Payload>,
+}
+
+/// `decide.refusal`.
+#[derive(Debug, ComponentType, Lift)]
+#[component(variant)]
+pub(super) enum Refusal {
+    #[component(name = "unknown-command")]
+    UnknownCommand,
+    #[component(name = "bad-body")]
+    BadBody((String, String)),
+    #[component(name = "refused")]
+    Refused((String, String, String)),
 }
 
 /// `describe.operation`.

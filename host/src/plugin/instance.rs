@@ -1,5 +1,5 @@
-//! Running a plugin: compiled code, and instances of it. `partition` folds through them, `http`
-//! answers through them; `engine` makes the code.
+//! Running a plugin: compiled code, and instances of it. `partition` folds and decides through them,
+//! `http` answers through them; `engine` makes the code.
 //!
 //! Invariants: every call begins with the manifest's fuel and the watchdog's deadline; what comes
 //! back went through `check`; an instance is configured before anything else is asked of it.
@@ -10,17 +10,17 @@ use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{Store, Trap};
 
 use super::bindings::{
-    AnswerFn, Bound, ConfigureFn, DescribeFn, Export, FoldFn, MigrateFn, ReactFn, RouteFn,
-    Signature,
+    AnswerFn, Bound, ConfigureFn, DecideFn, DescribeFn, Export, FoldFn, MigrateFn, ReactFn,
+    RouteFn, Signature,
 };
 use super::component::Examined;
 use super::engine::watchdog;
 use super::limits::InstanceLimiter;
 use super::manifest::Limits;
 use super::{
-    BytesColumn, CallError, Description, Emitted, Fault, FoldInput, Folded, Inspection,
-    OptionalColumn, Parameters, Payload, PluginCode, PluginInstance, QueryError, Question,
-    RouteInput, Routes,
+    BytesColumn, CallError, Command, Decision, Description, Emitted, Fault, FoldInput, Folded,
+    Inspection, OptionalColumn, Parameters, Payload, PluginCode, PluginInstance, QueryError,
+    Question, Refusal, RouteInput, Routes,
 };
 use crate::clock::Clock;
 use crate::limits;
@@ -56,6 +56,7 @@ struct Exports {
     react: Option<Export>,
     route: Option<Export>,
     answer: Option<Export>,
+    decide: Option<Export>,
     migrate: Option<Export>,
     configure: Option<Export>,
     describe: Export,
@@ -151,7 +152,7 @@ impl WasmCode {
             .map_err(|error| bad(error.to_string()))?;
         let description = convert::description(described);
         check::operations(&description.queries).map_err(bad)?;
-        check::operations(&description.commands).map_err(bad)?;
+        check::commands(&description.commands).map_err(bad)?;
         Ok(description)
     }
 
@@ -199,6 +200,7 @@ impl WasmCode {
             react: bound(exports.react, store, &instance)?,
             route: bound(exports.route, store, &instance)?,
             answer: bound(exports.answer, store, &instance)?,
+            decide: bound(exports.decide, store, &instance)?,
             migrate: bound(exports.migrate, store, &instance)?,
             call,
         })
@@ -247,6 +249,7 @@ impl Exports {
             react: find(has.react, "react", "react")?,
             route: find(has.route, "route", "route")?,
             answer: find(has.query, "query", "answer")?,
+            decide: find(has.decide, "decide", "decide")?,
             migrate: find(has.migrate, "migrate", "migrate")?,
             configure: find(has.configure, "configure", "configure")?,
             describe: Export::find(pre.component(), "describe", "describe")?,
@@ -342,6 +345,7 @@ pub struct WasmInstance {
     react: Option<Bound<ReactFn>>,
     route: Option<Bound<RouteFn>>,
     answer: Option<Bound<AnswerFn>>,
+    decide: Option<Bound<DecideFn>>,
     migrate: Option<Bound<MigrateFn>>,
 }
 
@@ -401,6 +405,24 @@ impl PluginInstance for WasmInstance {
         match convert::answer(answered) {
             Ok(payload) => check::payload(payload, &self.call.limits).map(Ok),
             Err(error) => check::query_error(error).map(Err),
+        }
+    }
+
+    fn decide(
+        &mut self,
+        key: &[u8],
+        state: Option<&[u8]>,
+        command: &Command,
+    ) -> Result<Result<Decision, Refusal>, CallError> {
+        let Some(decide) = &self.decide else {
+            return Err(missing("decide"));
+        };
+        let decided = self.call.run(|store| {
+            convert::with_command(command, |command| decide.call(store, (key, state, command)))
+        })?;
+        match convert::decided(decided) {
+            Ok(decision) => check::decision(decision, key, &self.call.limits).map(Ok),
+            Err(refusal) => check::refusal(refusal).map(Err),
         }
     }
 

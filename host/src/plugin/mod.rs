@@ -1,4 +1,4 @@
-//! The plugin port: components as pure functions over columns. Called by `partition` (folding),
+//! The plugin port: components as pure functions over columns. Called by `partition` (folding, deciding),
 //! `manager` (inspection) and `http` (queries); the adapter lies beside it and alone knows wasmtime.
 //!
 //! Invariants: a call is synchronous, bounded in fuel, memory and size, and sees nothing but its
@@ -13,12 +13,14 @@ use std::sync::Arc;
 use crate::types::Digest;
 
 pub mod bindings;
+mod command;
 pub mod component;
 pub mod engine;
 pub mod instance;
 pub mod limits;
 pub mod manifest;
 
+pub use command::{Command, Decision, EventOut, Refusal};
 pub use manifest::{Manifest, ManifestFault};
 
 /// Item i is `data[ends[i-1] .. ends[i]]`.
@@ -189,7 +191,8 @@ pub struct FoldInput {
     pub inputs: Vec<u8>,
     /// Timestamp of each event, in milliseconds since the Unix epoch.
     pub timestamps_ms: Vec<i64>,
-    /// Offset of each event, strictly increasing.
+    /// Offset of each event, strictly increasing. Empty = the plugin is told none, however many events there
+    /// are: a command handler folds an event before it has an offset, and reads it back as it was folded.
     pub offsets: Vec<u64>,
     /// Headers of the events, only where the manifest asks.
     pub headers: Option<HeadersColumn>,
@@ -418,7 +421,7 @@ pub enum CallError {
         /// The bound.
         bytes_max: usize,
     },
-    /// A call emitted, or routed to, more than it may.
+    /// A call emitted, routed to or decided more than it may.
     #[error("the plugin made {what} in one call, more than the {max} it may make")]
     TooMuch {
         /// What and how much, such as `70000 records` or `20000000 bytes of records`.
@@ -556,8 +559,9 @@ pub struct Inspection {
 pub struct Fault {
     /// Stable code, as in a problem document: `not-wasm`, `not-a-component`, `no-manifest`,
     /// `bad-manifest`, `forbidden-import`, `wrong-abi`, `no-kind`, `too-large`, `bad-parameters`,
-    /// `bad-description`, `does-not-start`, `unsupported`, `no-output`, `output-of-a-view`,
-    /// `output-is-input`, `nothing-to-merge`.
+    /// `bad-description`, `does-not-start`, `unsupported`, `no-inputs`, `no-output`, `output-of-a-view`,
+    /// `output-is-input`, `nothing-to-merge`, `route-of-a-handler`, `on-error-of-a-handler`, `no-state`,
+    /// `no-commands`.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub detail: String,
@@ -627,6 +631,20 @@ pub trait PluginInstance: Send + fmt::Debug {
         question: &Question,
         fuel_max: u64,
     ) -> Result<Result<Payload, QueryError>, CallError>;
+
+    /// Decides one command on the state of its key, which is the fold of every earlier event of the key.
+    /// The answer is checked: at most [`crate::limits::COMMAND_EVENTS_MAX`] events of
+    /// [`crate::limits::COMMAND_EVENTS_BYTES_MAX`] together, headers that are the plugin's own, a reply within
+    /// the manifest's limits, or a refusal with a proper code and with details that are JSON.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; the plugin's own word is the inner result.
+    fn decide(
+        &mut self,
+        key: &[u8],
+        state: Option<&[u8]>,
+        command: &Command,
+    ) -> Result<Result<Decision, Refusal>, CallError>;
 
     /// Makes states of today's schema from those that were written under `from_schema`. The answer is
     /// checked: as many items as keys, each present or absent (never [`Mark::Unchanged`]: the bytes

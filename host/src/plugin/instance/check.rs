@@ -12,11 +12,13 @@ use crate::plugin::{
 };
 
 mod columns;
+mod decided;
 mod emitted;
 mod routes;
 
 use columns::About;
 
+pub(super) use decided::{decision, refusal};
 pub(super) use emitted::emitted;
 pub(super) use routes::routes;
 
@@ -138,6 +140,14 @@ pub(super) fn query_error(error: QueryError) -> Result<QueryError, CallError> {
     }
 }
 
+/// Checks the commands that a plugin offers: what has no name has no URL.
+pub(super) fn commands(commands: &[Operation]) -> Result<(), String> {
+    if commands.iter().any(|command| command.name.is_empty()) {
+        return Err("it offers a command without a name".to_owned());
+    }
+    operations(commands)
+}
+
 /// Checks the queries or commands that a plugin offers.
 pub(super) fn operations(operations: &[Operation]) -> Result<(), String> {
     if operations.len() > limits::PLUGIN_OPERATIONS_MAX {
@@ -150,7 +160,7 @@ pub(super) fn operations(operations: &[Operation]) -> Result<(), String> {
         if name.len() > limits::NAME_LENGTH_MAX || !name.bytes().all(known) {
             let shown = cut(name, limits::NAME_LENGTH_MAX).escape_debug();
             return Err(format!(
-                "'{shown}' cannot name a query: use a-z, 0-9 and '-'"
+                "'{shown}' cannot name a query or a command: use a-z, 0-9 and '-'"
             ));
         }
         if operations[..index].iter().any(|other| other.name == *name) {
@@ -171,6 +181,15 @@ pub(super) fn operations(operations: &[Operation]) -> Result<(), String> {
                 "the summary or a schema of '{name}' has more than {max} bytes"
             ));
         }
+    }
+    Ok(())
+}
+
+/// One call makes no more of something than it may.
+fn within(count: usize, of: &str, max: usize) -> Result<(), CallError> {
+    if count > max {
+        let what = format!("{count} {of}");
+        return Err(CallError::TooMuch { what, max });
     }
     Ok(())
 }

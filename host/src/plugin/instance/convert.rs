@@ -5,8 +5,9 @@
 
 use crate::plugin::bindings as abi;
 use crate::plugin::{
-    BytesColumn, Description, Emitted, FoldInput, HeadersColumn, Operation, OptionalColumn,
-    OriginsColumn, Payload, QueryError, Question, Rejection, RouteInput, Routes,
+    BytesColumn, CallContext, Command, Decision, Description, Emitted, EventOut, FoldInput,
+    HeadersColumn, Operation, OptionalColumn, OriginsColumn, Payload, QueryError, Question,
+    Refusal, Rejection, RouteInput, Routes,
 };
 
 /// Parameters of `fold` and `react`.
@@ -18,7 +19,7 @@ pub(super) fn fold_input(input: &FoldInput) -> (abi::States<'_>, abi::Events<'_>
         values: optional(&input.values),
         inputs: &input.inputs,
         timestamps: &input.timestamps_ms,
-        offsets: Some(&input.offsets),
+        offsets: (!input.offsets.is_empty()).then_some(&*input.offsets),
         record_keys: input.record_keys.as_ref().map(optional),
         origins: input.origins.as_ref().map(origins),
         headers: input.headers.as_ref().map(headers),
@@ -143,34 +144,55 @@ pub(super) fn with_request<T>(question: &Question, call: impl FnOnce(abi::Reques
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect();
-    let headers: Vec<(&str, &[u8])> = question
-        .context
+    with_context(&question.context, |context| {
+        call(abi::Request {
+            name: &question.name,
+            arguments: &arguments,
+            content: question.content.as_ref().map(content),
+            accept: &question.accept,
+            context,
+        })
+    })
+}
+
+/// Calls `call` with the parameter of `decide` that stands for `command`.
+pub(super) fn with_command<T>(command: &Command, call: impl FnOnce(abi::Command<'_>) -> T) -> T {
+    with_context(&command.context, |context| {
+        call(abi::Command {
+            name: &command.name,
+            id: &command.id,
+            content: content(&command.content),
+            context,
+        })
+    })
+}
+
+fn with_context<T>(context: &CallContext, call: impl FnOnce(abi::CallContext<'_>) -> T) -> T {
+    let headers: Vec<(&str, &[u8])> = context
         .headers
         .iter()
         .map(|(name, value)| (&**name, &**value))
         .collect();
-    call(abi::Request {
-        name: &question.name,
-        arguments: &arguments,
-        content: question.content.as_ref().map(|content| abi::Content {
-            content_type: &content.content_type,
-            body: &content.body,
-        }),
-        accept: &question.accept,
-        context: abi::CallContext {
-            now: question.context.now_ms,
-            version: question.context.version,
-            changed_at: question.context.changed_at_ms,
-            principal: question.context.principal.as_deref(),
-            headers: &headers,
-        },
+    call(abi::CallContext {
+        now: context.now_ms,
+        version: context.version,
+        changed_at: context.changed_at_ms,
+        principal: context.principal.as_deref(),
+        headers: &headers,
     })
+}
+
+fn content(payload: &Payload) -> abi::Content<'_> {
+    abi::Content {
+        content_type: &payload.content_type,
+        body: &payload.body,
+    }
 }
 
 /// Result of `answer`, unchecked.
 pub(super) fn answer(answer: Result<abi::Payload, abi::QueryError>) -> Result<Payload, QueryError> {
     match answer {
-        Ok(abi::Payload { content_type, body }) => Ok(Payload { content_type, body }),
+        Ok(answer) => Ok(payload(answer)),
         Err(error) => Err(match error {
             abi::QueryError::UnknownQuery => QueryError::UnknownQuery,
             abi::QueryError::BadArgument((name, expected)) => {
@@ -180,6 +202,35 @@ pub(super) fn answer(answer: Result<abi::Payload, abi::QueryError>) -> Result<Pa
             abi::QueryError::Other((code, reason)) => QueryError::Other(code, reason),
         }),
     }
+}
+
+/// Result of `decide`, unchecked.
+pub(super) fn decided(decided: Result<abi::Decision, abi::Refusal>) -> Result<Decision, Refusal> {
+    match decided {
+        Ok(decision) => Ok(Decision {
+            events: decision.events.into_iter().map(event).collect(),
+            reply: decision.reply.map(payload),
+        }),
+        Err(refusal) => Err(match refusal {
+            abi::Refusal::UnknownCommand => Refusal::UnknownCommand,
+            abi::Refusal::BadBody((field, problem)) => Refusal::BadBody { field, problem },
+            abi::Refusal::Refused((code, reason, details)) => Refusal::Refused {
+                code,
+                reason,
+                details,
+            },
+        }),
+    }
+}
+
+fn event(event: abi::EventOut) -> EventOut {
+    let abi::EventOut { value, headers } = event;
+    EventOut { value, headers }
+}
+
+fn payload(payload: abi::Payload) -> Payload {
+    let abi::Payload { content_type, body } = payload;
+    Payload { content_type, body }
 }
 
 /// Result of `describe`, unchecked. Schemas of events and states are for tools that read the

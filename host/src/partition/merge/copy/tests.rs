@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::*;
 use crate::plugin::{
-    BytesColumn, FoldInput, Folded, Inspection, Manifest, OptionalColumn, Payload, PluginCode,
-    PluginInstance, QueryError, Question,
+    BytesColumn, Command, Decision, FoldInput, Folded, Inspection, Manifest, OptionalColumn,
+    Payload, PluginCode, PluginInstance, QueryError, Question, Refusal,
 };
 use crate::plugin::{Capabilities, Description, Kind, Rejection};
 use crate::types::{Digest, Offset, Partition, TopicName};
@@ -75,6 +75,15 @@ impl PluginInstance for Instance {
         _: &Question,
         _: u64,
     ) -> Result<Result<Payload, QueryError>, CallError> {
+        unreachable!("records are routed only")
+    }
+
+    fn decide(
+        &mut self,
+        _: &[u8],
+        _: Option<&[u8]>,
+        _: &Command,
+    ) -> Result<Result<Decision, Refusal>, CallError> {
         unreachable!("records are routed only")
     }
 

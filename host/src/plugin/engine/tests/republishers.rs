@@ -278,6 +278,16 @@ fn the_bounds_are_those_that_the_abi_promises() {
             "A name has 1 to {} bytes",
             limits::EMITTED_HEADER_NAME_BYTES_MAX
         ),
+        format!(
+            "at most {} events with {} headers, and {} of keys",
+            limits::COMMAND_EVENTS_MAX,
+            limits::COMMAND_HEADERS_MAX,
+            mib(limits::COMMAND_EVENTS_BYTES_MAX)
+        ),
+        format!(
+            "details as JSON of at most {}",
+            kib(limits::PLUGIN_DETAILS_BYTES_MAX)
+        ),
         format!("names at most {} keys", limits::ROUTED_KEYS_MAX),
         format!("take at most {},", mib(limits::ROUTED_BYTES_MAX)),
         format!(

@@ -4,6 +4,7 @@
 //! key, a value or none, and headers that are its own; and the records of one call are bounded.
 
 use super::columns::{About, keys};
+use super::within;
 use crate::limits;
 use crate::log::HOST_HEADERS_PREFIX;
 use crate::plugin::{CallError, Emitted, HeadersColumn, Mark, Rejection};
@@ -27,17 +28,9 @@ fn bounds(emitted: &Emitted) -> Result<(), CallError> {
         bytes += column.names.data.len() + column.values.items.data.len();
         headers = column.names.len();
     }
-    for (count, of, max) in [
-        (emitted.len(), "records", limits::EMITTED_RECORDS_MAX),
-        (headers, "headers", limits::EMITTED_HEADERS_MAX),
-        (bytes, "bytes of records", limits::EMITTED_BYTES_MAX),
-    ] {
-        if count > max {
-            let what = format!("{count} {of}");
-            return Err(CallError::TooMuch { what, max });
-        }
-    }
-    Ok(())
+    within(emitted.len(), "records", limits::EMITTED_RECORDS_MAX)?;
+    within(headers, "headers", limits::EMITTED_HEADERS_MAX)?;
+    within(bytes, "bytes of records", limits::EMITTED_BYTES_MAX)
 }
 
 fn columns(emitted: &Emitted, rejected: &[Rejection], events: usize) -> Result<(), String> {
@@ -66,11 +59,11 @@ fn headers(column: &HeadersColumn, records: usize) -> Result<(), String> {
     }
     about("header name", "header").bytes(&column.names, headers)?;
     about("header value", "header").optional(&column.values, headers, Mark::Present)?;
-    (0..headers).try_for_each(|index| name(index, column.names.get(index)))
+    (0..headers).try_for_each(|index| header_name(index, column.names.get(index)))
 }
 
 /// A header's name; what no log and no reader would take is a fault here already.
-fn name(index: usize, name: &[u8]) -> Result<(), String> {
+pub(super) fn header_name(index: usize, name: &[u8]) -> Result<(), String> {
     let max = limits::EMITTED_HEADER_NAME_BYTES_MAX;
     let text = std::str::from_utf8(name)
         .map_err(|_| format!("the name of header {index} is not UTF-8"))?;

@@ -4,7 +4,7 @@
 //! rejected, and is one that a record may have; and the copies that one call asks for are bounded.
 
 use super::columns::{About, keys};
-use super::rejections;
+use super::{rejections, within};
 use crate::limits;
 use crate::plugin::{CallError, HeadersColumn, RouteInput, Routes};
 
@@ -19,14 +19,6 @@ pub(in crate::plugin::instance) fn routes(
     let bytes = copied_bytes(&routes, records);
     within(bytes, "bytes of routed records", limits::ROUTED_BYTES_MAX)?;
     Ok(routes)
-}
-
-fn within(count: usize, of: &str, max: usize) -> Result<(), CallError> {
-    if count > max {
-        let what = format!("{count} {of}");
-        return Err(CallError::TooMuch { what, max });
-    }
-    Ok(())
 }
 
 fn columns(routes: Routes, records: usize) -> Result<Routes, String> {

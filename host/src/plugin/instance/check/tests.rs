@@ -183,4 +183,10 @@ fn operations_have_distinct_names() {
     assert!(operations(&[named("a"), named("a")]).is_err());
     assert!(operations(&[named("By Day")]).is_err());
     assert!(operations(&vec![named(""); limits::PLUGIN_OPERATIONS_MAX + 1]).is_err());
+    assert!(commands(&[named("open"), named("close")]).is_ok());
+    assert!(commands(&[named("open"), named("open")]).is_err());
+    assert_eq!(
+        commands(&[named("")]),
+        Err("it offers a command without a name".to_owned())
+    );
 }
