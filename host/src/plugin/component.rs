@@ -314,8 +314,8 @@ fn no_kind(capabilities: Capabilities) -> Fault {
         "the component exports both react and decide: a plugin is a republisher or a command \
          handler, so split it"
     } else {
-        "the component exports nothing that makes it a plugin: implement View and call \
-         foldhost_sdk::export!(…)"
+        "the component exports nothing that makes it a plugin: implement View, Republisher or \
+         CommandHandler, and call foldhost_sdk::export!(…)"
     };
     Fault {
         code: "no-kind",

@@ -27,7 +27,8 @@ pub struct Manifest {
     pub name: PluginName,
     /// The plugin's own version.
     pub version: String,
-    /// Topics whose events it folds; at least one.
+    /// Topics whose events it folds; at least one, but for a command handler: that folds its output, and
+    /// its inputs are topics that commands come from.
     pub inputs: Vec<Input>,
     /// The one topic that it owns.
     pub output: Option<Output>,
@@ -44,6 +45,8 @@ pub struct Manifest {
     pub commit_interval: Duration,
     /// What happens with an event that cannot be applied.
     pub on_error: OnError,
+    /// Whether a command must say which version of its key it is about.
+    pub expected_version: ExpectedVersion,
     /// Whether events carry their headers into the plugin.
     pub headers: bool,
     /// Whether events carry the key that their record had before it was routed.
@@ -109,6 +112,17 @@ pub enum OnError {
     /// It and every later event of its key are set aside in order, until an operator has them folded again or
     /// does without them. One without a key, or that a larger limit could apply, stops its partition.
     ParkKey,
+}
+
+/// Whether a command must say which version of its key it is about (`If-Match`, `If-None-Match`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExpectedVersion {
+    /// One without a condition is decided on whatever version there is.
+    #[default]
+    Optional,
+    /// One without a condition is not decided.
+    Required,
 }
 
 /// What happens when records were removed before they were folded.

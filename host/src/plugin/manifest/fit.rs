@@ -4,7 +4,7 @@
 //! Invariant: what passes means something. A field that would have no effect, or an effect that this
 //! version of the host does not have, is refused instead of being ignored at run time.
 
-use super::Manifest;
+use super::{ExpectedVersion, Manifest, OnError};
 use crate::plugin::{Capabilities, Fault, Kind};
 
 impl Manifest {
@@ -20,42 +20,70 @@ impl Manifest {
     /// the host does not do.
     #[must_use]
     pub fn unsupported(&self, capabilities: Capabilities) -> Vec<Fault> {
-        let mut asked = Vec::new();
-        if capabilities.kind() == Some(Kind::CommandHandler) {
-            asked.push("a command handler (the component exports decide)");
-        }
-        asked
-            .into_iter()
-            .map(|what| Fault {
+        let mut faults = Vec::new();
+        if capabilities.kind() == Some(Kind::CommandHandler) && !self.inputs.is_empty() {
+            faults.push(Fault {
                 code: "unsupported",
                 detail: format!(
-                    "{what} is not supported by this version of foldhost ({})",
+                    "inputs of a command handler are topics that commands come from, which is not \
+                     supported by this version of foldhost ({}): leave inputs out of plugin.toml; \
+                     the events of its own topic are folded without being named there",
                     env!("CARGO_PKG_VERSION")
                 ),
-            })
-            .collect()
+            });
+        }
+        faults
     }
 
     /// What of this manifest contradicts itself, or the component with these `capabilities`.
     #[must_use]
     pub fn contradictions(&self, capabilities: Capabilities) -> Vec<Fault> {
+        let kind = capabilities.kind();
         let mut faults = Vec::new();
-        faults.extend(self.output_fault(capabilities.kind()));
+        faults.extend(self.no_inputs(kind));
+        faults.extend(self.output_fault(kind));
         faults.extend(self.output_is_input());
-        if !self.merges(capabilities) {
-            faults.extend(self.nothing_to_merge());
+        if kind == Some(Kind::CommandHandler) {
+            faults.extend(self.nothing_to_merge("a command handler folds its own topic"));
+            faults.extend(self.handler_faults(capabilities));
+        } else {
+            if self.inputs.len() == 1 && !self.merges(capabilities) {
+                faults
+                    .extend(self.nothing_to_merge("the plugin has one input and exports no route"));
+            }
+            faults.extend(self.no_commands());
         }
         faults
     }
 
+    fn no_inputs(&self, kind: Option<Kind>) -> Option<Fault> {
+        let export = match kind {
+            Some(Kind::View) => "fold",
+            Some(Kind::Republisher) => "react",
+            Some(Kind::CommandHandler) | None => return None,
+        };
+        self.inputs.is_empty().then(|| Fault {
+            code: "no-inputs",
+            detail: format!(
+                "the component exports {export}, but its manifest names no topic whose events it \
+                 folds: write inputs = [\"TOPIC\"] into plugin.toml"
+            ),
+        })
+    }
+
     fn output_fault(&self, kind: Option<Kind>) -> Option<Fault> {
+        let no_output = |export: &str, what: &str| Fault {
+            code: "no-output",
+            detail: format!(
+                "the component exports {export}, but its manifest names no topic for {what}: write \
+                 output = \"TOPIC\" into plugin.toml"
+            ),
+        };
         match (kind, &self.output) {
-            (Some(Kind::Republisher), None) => Some(Fault {
-                code: "no-output",
-                detail: "the component exports react, but its manifest names no topic for what it \
-                         emits: write output = \"TOPIC\" into plugin.toml"
-                    .to_owned(),
-            }),
+            (Some(Kind::Republisher), None) => Some(no_output("react", "what it emits")),
+            (Some(Kind::CommandHandler), None) => {
+                Some(no_output("decide", "the events that its commands cause"))
+            }
             (Some(Kind::View), Some(output)) => Some(Fault {
                 code: "output-of-a-view",
                 detail: format!(
@@ -83,7 +111,8 @@ impl Manifest {
             })
     }
 
-    fn nothing_to_merge(&self) -> impl Iterator<Item = Fault> {
+    /// What is about merging, where nothing is merged, which is so `since`.
+    fn nothing_to_merge(&self, since: &str) -> impl Iterator<Item = Fault> {
         let asked = [
             (
                 self.merge_partitions.is_some(),
@@ -104,12 +133,78 @@ impl Manifest {
         asked
             .into_iter()
             .filter(|(asked, ..)| *asked)
-            .map(|(_, field, because)| Fault {
-                code: "nothing-to-merge",
-                detail: format!(
-                    "{field} means nothing here: the plugin has one input and exports no route, so \
-                     {because}; leave {field} out of plugin.toml"
-                ),
+            .map(move |(_, field, because)| {
+                meaningless("nothing-to-merge", field, &format!("{since}, so {because}"))
             })
+    }
+
+    /// What is about commands, where the component takes none.
+    fn no_commands(&self) -> Option<Fault> {
+        let asked = self.expected_version != ExpectedVersion::Optional;
+        asked.then(|| {
+            let because = "the component exports no decide, so it takes no commands";
+            meaningless("no-commands", "expected-version", because)
+        })
+    }
+
+    /// What a command handler with these `capabilities` cannot have.
+    fn handler_faults(&self, capabilities: Capabilities) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        if capabilities.route {
+            faults.push(Fault {
+                code: "route-of-a-handler",
+                detail: "the component exports route, but it is a command handler: its events are \
+                         folded under the key of the command that caused them; do not export route"
+                    .to_owned(),
+            });
+        }
+        if self.on_error != OnError::Stop {
+            let because = "a command that cannot be decided is refused, and an event of its own topic \
+                           that it cannot fold stops the partition";
+            faults.push(meaningless("on-error-of-a-handler", "on-error", because));
+        }
+        if !capabilities.fold {
+            faults.extend(self.no_state(capabilities));
+        }
+        faults
+    }
+
+    /// What is about states, of which a command handler without `fold` has none.
+    fn no_state(&self, capabilities: Capabilities) -> impl Iterator<Item = Fault> {
+        let exports = [
+            (capabilities.query, "query", "read"),
+            (capabilities.migrate, "migrate", "migrated"),
+            (capabilities.emit_state, "emit-state", "emitted"),
+        ];
+        let exports = exports.into_iter().filter(|(exported, ..)| *exported);
+        let exports = exports.map(|(_, export, done)| Fault {
+            code: "no-state",
+            detail: format!(
+                "the component exports decide and {export}, but no fold: there are no states that \
+                 could be {done}; export fold, or do not export {export}"
+            ),
+        });
+        let fields = [
+            (
+                self.expected_version != ExpectedVersion::Optional,
+                "expected-version",
+                "the component exports no fold, so its keys have no versions",
+            ),
+            (
+                self.headers,
+                "headers",
+                "the component exports no fold, so no event comes into it",
+            ),
+        ];
+        let fields = fields.into_iter().filter(|(asked, ..)| *asked);
+        exports.chain(fields.map(|(_, field, because)| meaningless("no-state", field, because)))
+    }
+}
+
+/// A field that is set and has no effect.
+fn meaningless(code: &'static str, field: &str, because: &str) -> Fault {
+    Fault {
+        code,
+        detail: format!("{field} means nothing here: {because}; leave {field} out of plugin.toml"),
     }
 }

@@ -29,6 +29,7 @@ const FIELDS: &[&str] = &[
     "key",
     "commit-interval",
     "on-error",
+    "expected-version",
     "headers",
     "record-keys",
     "origins",
@@ -74,6 +75,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     let on_error = fields
         .choice("on-error", &["stop", "dead-letter", "park-key"])
         .unwrap_or_default();
+    let expected_version = fields.choice("expected-version", &["optional", "required"]);
     let headers = fields.optional("headers", boolean).unwrap_or(false);
     let record_keys = fields.optional("record-keys", boolean).unwrap_or(false);
     let origins = fields.optional("origins", boolean).unwrap_or(false);
@@ -96,6 +98,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             key: key.unwrap_or(KeyFormat::Utf8),
             commit_interval: commit_interval.unwrap_or(commit_interval_default),
             on_error,
+            expected_version: expected_version.unwrap_or_default(),
             headers,
             record_keys,
             origins,
@@ -177,14 +180,16 @@ impl<'a> Fields<'a> {
         let path = join(&self.path, "inputs");
         let items = match self.table.get("inputs") {
             Some(Value::Array(items)) if !items.is_empty() => items,
+            // A command handler reads what it writes; whether this is one, its exports say.
+            None if self.table.contains_key("output") => return Vec::new(),
             other => {
                 let problem = match other {
                     None => "the field is missing".to_owned(),
                     Some(Value::Array(_)) => "there is no topic in it".to_owned(),
                     Some(value) => format!("it is {}", kind_of(value)),
                 };
-                let remedy =
-                    "list the topics, as in inputs = [\"flights\"], or write [[inputs]] tables";
+                let remedy = "list the topics, as in inputs = [\"flights\"], or write [[inputs]] \
+                              tables; a command handler leaves them out and names its output";
                 self.faults.push(fault(path, problem, remedy));
                 return Vec::new();
             }

@@ -3,6 +3,8 @@
 use super::*;
 use crate::plugin::Capabilities;
 
+mod handlers;
+
 const MINIMAL: &str = "name = \"latest\"\nversion = \"1.0.0\"\ninputs = [\"events\"]\n";
 
 fn faults(text: &str) -> Vec<String> {
@@ -27,6 +29,7 @@ fn a_minimal_manifest_gets_its_defaults() {
     assert_eq!(manifest.inputs[0].framing, Framing::None);
     assert_eq!(manifest.output, None);
     assert_eq!(manifest.merge_partitions, None);
+    assert_eq!(manifest.expected_version, ExpectedVersion::Optional);
     assert!(!manifest.record_keys && !manifest.origins);
     assert_eq!(manifest.limits, Limits::default());
     assert!(manifest.unsupported(view()).is_empty());
@@ -45,6 +48,7 @@ fn every_field_is_read() {
         key = "i64"
         commit-interval = "500ms"
         on-error = "park-key"
+        expected-version = "required"
         headers = true
         record-keys = true
         origins = true
@@ -78,6 +82,7 @@ fn every_field_is_read() {
     assert_eq!(manifest.inputs[1].name, "planes");
     assert_eq!(manifest.key, KeyFormat::I64);
     assert_eq!(manifest.on_error, OnError::ParkKey);
+    assert_eq!(manifest.expected_version, ExpectedVersion::Required);
     assert_eq!(manifest.commit_interval, Duration::from_millis(500));
     assert!(manifest.headers && manifest.record_keys && manifest.origins);
     assert_eq!(manifest.inputs[0].framing, Framing::None);
@@ -118,6 +123,7 @@ fn every_fault_is_reported_at_once() {
         inputs = ["a b", { start = "noon" }, 7]
         key = "utf-8"
         on-error = "ignore"
+        expected-version = "require"
         commit-interval = 2
         headers = "yes"
         keep-generations = 2
@@ -136,6 +142,7 @@ fn every_fault_is_reported_at_once() {
         "inputs[2]: it is a whole number",
         "key: 'utf-8' is not known; did you mean 'utf8'?",
         "on-error: 'ignore' is not known; known are stop, dead-letter, park-key",
+        "expected-version: 'require' is not known; did you mean 'required'?",
         "commit-interval: 2 is not a duration",
         "headers: it is a text",
         "keep-generations: 2 generations cannot be kept; write a whole number from 0",
@@ -148,7 +155,7 @@ fn every_fault_is_reported_at_once() {
             "{field} in {found:#?}"
         );
     }
-    assert_eq!(found.len(), 14, "{found:#?}");
+    assert_eq!(found.len(), 15, "{found:#?}");
 }
 
 #[test]
@@ -270,22 +277,6 @@ fn what_writes_to_the_log_commits_more_often() {
         interval("output = \"told\"\ncommit-interval = \"3s\""),
         (true, Duration::from_secs(3))
     );
-}
-
-#[test]
-fn what_is_not_done_yet_is_said() {
-    let manifest = Manifest::from_toml(MINIMAL).unwrap();
-    let handler = Capabilities {
-        decide: true,
-        ..Capabilities::default()
-    };
-    let said = manifest.unsupported(handler);
-    assert_eq!(said.len(), 1, "{said:#?}");
-    for fault in said {
-        assert_eq!(fault.code, "unsupported");
-        let detail = fault.detail;
-        assert!(detail.contains("not supported by this version"), "{detail}");
-    }
 }
 
 #[test]
