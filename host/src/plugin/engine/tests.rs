@@ -13,6 +13,7 @@ use crate::plugin::{
     QueryError, Question,
 };
 
+mod handlers;
 mod republishers;
 
 const MANIFEST: &str = "name = \"guest\"\nversion = \"1\"\ninputs = [\"in\"]\n\
