@@ -51,6 +51,7 @@ static ENGINE: LazyLock<WasmEngine> = LazyLock::new(|| {
 
 /// All keys belong to the one partition.
 const SOURCE: Source = Source {
+    versions: false,
     partition: Partition(0),
     partitions: 1,
     partitioner: Partitioner::Murmur2,

@@ -47,6 +47,12 @@ codes! {
     BadArgument = "bad-argument", 400, "An argument is missing or wrong";
     /// A line of a body is not what it should be; nothing was written.
     BadRecord = "bad-record", 400, "A record is malformed";
+    /// The body of a command is wrong; its field is named.
+    BadBody = "bad-body", 400, "The body of the command is wrong";
+    /// A condition of a request is malformed.
+    BadEtag = "bad-etag", 400, "A condition is malformed";
+    /// The handler has no such command.
+    UnknownCommand = "unknown-command", 400, "The handler has no such command";
     /// A position is malformed.
     BadPosition = "bad-position", 400, "A position is malformed";
     /// A position names a topic that is not an input of the view.
@@ -83,6 +89,8 @@ codes! {
     NoPreviousDeployment = "no-previous-deployment", 409, "There is no previous deployment";
     /// No partition is blocked at the record that is to be skipped.
     NotBlocked = "not-blocked", 409, "It is not blocked at that record";
+    /// The plugin takes no commands.
+    NotAHandler = "not-a-handler", 409, "The plugin takes no commands";
     /// Nothing is parked that could be folded again or discarded.
     NotParked = "not-parked", 409, "Nothing is parked";
     /// States cannot be kept: they were folded from other inputs.
@@ -103,6 +111,8 @@ codes! {
     TopicInUse = "topic-in-use", 409, "The topic is in use";
     /// The topic has other partitions than asked for.
     PartitionsDiffer = "partitions-differ", 409, "The topic has another number of partitions";
+    /// The command was meant for another version.
+    PreconditionFailed = "precondition-failed", 412, "It was meant for another version";
     /// A body or record is too large; nothing was written.
     TooLarge = "too-large", 413, "It is too large";
     /// The content type is not taken here.
@@ -111,8 +121,14 @@ codes! {
     NotOwner = "not-owner", 421, "Another host owns the key";
     /// The component was refused; every fault is listed.
     InvalidPlugin = "invalid-plugin", 422, "The component is refused";
+    /// The handler refused the command, with a code of its own.
+    CommandRefused = "command-refused", 422, "The command is refused";
+    /// The idempotency key belongs to another command.
+    IdempotencyConflict = "idempotency-conflict", 422, "The idempotency key belongs to another command";
     /// The plugin refused the question with a code of its own.
     PluginRefused = "plugin-refused", 422, "The plugin refused";
+    /// The handler takes no command without a version.
+    PreconditionRequired = "precondition-required", 428, "The command must say for which version it is";
     /// Something in the host failed.
     Internal = "internal", 500, "Something failed in the host";
     /// The plugin trapped while it answered.
@@ -123,6 +139,10 @@ codes! {
     NotReady = "not-ready", 503, "It is not ready yet";
     /// The view has not folded the record in time.
     PositionNotReached = "position-not-reached", 503, "The view has not folded that record yet";
+    /// As many commands wait as may.
+    CommandsFull = "commands-full", 503, "Too many commands wait";
+    /// As many outcomes are kept as may be.
+    OutcomesFull = "outcomes-full", 503, "Too many outcomes are kept";
     /// No host owns the key right now.
     NoOwner = "no-owner", 503, "No host owns the key right now";
     /// The log does not answer.

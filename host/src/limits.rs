@@ -214,6 +214,28 @@ pub const PARKED_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const REPLAYS_REMEMBERED_MAX: usize = 100;
 /// Discards of one plugin: each stays for good, since later generations leave the records out too.
 pub const DISCARDS_MAX: usize = 1_000;
+/// Commands of one partition that wait for their turn.
+pub const COMMANDS_QUEUED_MAX: usize = 1_024;
+/// Commands that are decided in one go, and written in one transaction.
+pub const COMMANDS_AT_ONCE_MAX: usize = 512;
+/// Bytes of commands that are decided in one go, but for the last of them.
+pub const COMMANDS_AT_ONCE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of a command's body.
+pub const COMMAND_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the id of a command (`Idempotency-Key`).
+pub const COMMAND_ID_BYTES_MAX: usize = 255;
+/// How long the outcome of a command is kept, in milliseconds: a repeat in that time gets it again.
+pub const OUTCOMES_KEPT_MS: i64 = 24 * 3600 * 1000;
+/// Memory for the outcomes of one partition; full = it takes no commands until one may be forgotten.
+pub const OUTCOMES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Room that there must be for the outcome of a command before it is decided.
+pub const OUTCOME_RESERVED_BYTES: usize = 8 * 1024;
+/// Bytes of a reply to a command: it is one record of the journal.
+pub const OUTCOME_REPLY_BYTES_MAX: usize = 256 * 1024;
+/// Outcomes whose time is over that are deleted with one transaction.
+pub const OUTCOMES_EXPIRED_AT_ONCE_MAX: usize = 1_024;
+/// How long a command waits for its answer, at most.
+pub const COMMAND_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Longest reason that is given for a decision, in bytes.
 pub const REASON_BYTES_MAX: usize = 1024;
 /// How often a running plugin compares what runs with what was decided, and tells what became ready.
@@ -384,6 +406,8 @@ const _: () = {
     assert!(APPEND_BODY_BYTES_MAX <= BODY_DRAIN_BYTES_MAX);
     assert!(KEY_BYTES_MAX < RECORD_BYTES_DEFAULT);
     assert!(RECORD_BYTES_MAX < PARKED_BYTES_MAX);
+    assert!(OUTCOME_REPLY_BYTES_MAX + OUTCOME_RESERVED_BYTES < RECORD_BYTES_DEFAULT);
+    assert!(COMMAND_BODY_BYTES_MAX <= COMMANDS_AT_ONCE_BYTES_MAX);
     // What is parked between two commits is written with one.
     assert!(PARKED_BYTES_MAX <= DIRTY_BYTES_MAX);
     assert!(EMBEDDED_CHUNK_BYTES_MAX <= EMBEDDED_GROUP_BYTES_MAX);

@@ -23,6 +23,8 @@ const PLUGINS: [&str; 6] = [
 ];
 /// Each owns its topic, so that it cannot run twice.
 const REPUBLISHERS: [&str; 2] = ["fleet-onboarding", "running-count"];
+/// What they do is judged by `commands`.
+const HANDLERS: [&str; 2] = ["documents", "orders"];
 /// Those that the demo does not deploy itself.
 const COUNTERS: [&str; 2] = ["counter", "migrating-counter"];
 const MISBEHAVING: [&str; 11] = [
@@ -120,7 +122,7 @@ fn prebuilt_plugins_are_what_their_sources_say() -> Result<()> {
     for name in COUNTERS {
         host.deploy_prebuilt(name, "")?;
     }
-    for name in REPUBLISHERS {
+    for name in REPUBLISHERS.into_iter().chain(HANDLERS) {
         built_and_shipped(&copy, "", name)?;
     }
     for name in PLUGINS {

@@ -35,6 +35,9 @@ pub(super) enum Command {
     /// Ask a plugin about a key.
     #[command(after_help = exit::HELP)]
     Query(QueryArgs),
+    /// Command an entity of a command handler.
+    #[command(name = "command", after_help = exit::HELP)]
+    Order(CommandArgs),
 }
 
 /// How a host runs.
@@ -419,6 +422,31 @@ pub(super) struct QueryArgs {
     /// How long to wait for --min-position, in seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(super) wait: Option<u64>,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+/// What is commanded.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CommandArgs {
+    /// Command handler.
+    pub(super) plugin: PluginName,
+    /// Key of the entity.
+    pub(super) key: String,
+    /// Name of the command.
+    pub(super) command: String,
+    /// Its body, as JSON; an empty object if left out.
+    #[arg(value_name = "JSON")]
+    pub(super) body: Option<String>,
+    /// Only if the key's state has this version.
+    #[arg(long, value_name = "VERSION", conflicts_with = "if_absent")]
+    pub(super) if_version: Option<u64>,
+    /// Only if the key has no state.
+    #[arg(long)]
+    pub(super) if_absent: bool,
+    /// Names the command: the same one again gets the same answer.
+    #[arg(long, value_name = "KEY")]
+    pub(super) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(super) client: ClientArgs,
 }

@@ -10,6 +10,7 @@ use clap::Parser as _;
 
 mod args;
 mod client;
+mod command;
 mod confirm;
 mod demo;
 mod exit;
@@ -63,5 +64,6 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Plugin(command) => plugin::run(command),
         Command::Topic(command) => topic::run(command),
         Command::Query(args) => query::run(&args),
+        Command::Order(args) => command::run(&args),
     }
 }

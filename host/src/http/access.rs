@@ -5,10 +5,10 @@
 //! or no further behind than the client said it accepts, and that has folded every record that the
 //! client named.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::conditions::{Conditions, LAG, POSITION, PREFERENCE_APPLIED};
 use super::context::App;
@@ -17,6 +17,7 @@ use crate::cluster::Location;
 use crate::error::{Code, Problem};
 use crate::manager::Plugin;
 use crate::partition::{Blocked, CodeInUse, Lookup, PartitionHandle, PartitionStatus, Phase};
+use crate::plugin::Kind;
 use crate::state::KeyState;
 use crate::types::{Offset, Partition, PluginName, RecordPosition, TopicName};
 
@@ -239,14 +240,40 @@ fn replaying(plugin: &Plugin, partition: Partition, status: &PartitionStatus) ->
     .with("lag", lag)
 }
 
-/// Version of a key's state as this code answers from it: `<generation>.<partition>.<offset>-<digest8>`.
+/// How many events have made a key's state, of a command handler.
+pub(super) const VERSION: HeaderName = HeaderName::from_static("foldhost-version");
+
+/// Version of a key's state as this code answers from it: `<generation>.<partition>.<offset>-<digest8>`, of a
+/// command handler `<version>-<digest8>`.
 pub(super) fn version(handle: &PartitionHandle, code: &CodeInUse, state: &KeyState) -> String {
     let store = &handle.spec().store;
+    match code.code.inspection().kind {
+        Kind::CommandHandler => version_tag(code, state.version()),
+        Kind::View | Kind::Republisher => {
+            let (generation, partition) = (store.generation, store.partition);
+            version_tag(
+                code,
+                format_args!("{generation}.{partition}.{}", state.changed_at),
+            )
+        }
+    }
+}
+
+/// A version, with the code that answers.
+pub(super) fn version_tag(code: &CodeInUse, version: impl fmt::Display) -> String {
     let [a, b, c, d, ..] = code.code.inspection().digest.as_bytes();
-    format!(
-        "{}.{}.{}-{a:02x}{b:02x}{c:02x}{d:02x}",
-        store.generation, store.partition, state.changed_at
-    )
+    format!("{version}-{a:02x}{b:02x}{c:02x}{d:02x}")
+}
+
+/// A phase, in a sentence.
+pub(super) fn phase_words(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Blocked => "blocked",
+        Phase::Paused => "paused (`foldhost plugin resume`)",
+        Phase::Opening => "being opened",
+        Phase::Replaying => "still reading its backlog",
+        Phase::Live => "taken over by other code, or busy",
+    }
 }
 
 /// How far a partition was when it answered.

@@ -131,13 +131,20 @@ fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
 /// Whether the client says by `If-None-Match` that it has the answer with this tag (in its quotes).
 /// Tags are compared weakly (RFC 9110, 13.1.2): a compressed answer carries a weak one.
 pub(super) fn has_already(headers: &HeaderMap, etag: &str) -> bool {
-    headers
-        .get_all(header::IF_NONE_MATCH)
+    list(headers, header::IF_NONE_MATCH)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(str::trim)
         .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == etag)
+}
+
+/// The items of a comma list, in one header or several.
+pub(super) fn list(headers: &HeaderMap, name: HeaderName) -> Vec<String> {
+    let values = headers.get_all(name).iter();
+    let texts = values.filter_map(|value| value.to_str().ok());
+    let items = texts.flat_map(|text| text.split(',')).map(str::trim);
+    items
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod access;
 mod append;
 mod auth;
 mod body;
+mod commands;
 mod conditions;
 mod context;
 mod cursor;
@@ -135,6 +136,7 @@ fn groups() -> Vec<Group> {
         ),
         group(Public, &[Scope::Query], read::routes()),
         group(Public, &[Scope::Append], append::routes()),
+        group(Public, &[Scope::Command], commands::routes()),
         group(Admin, &[], health::open_routes()),
         group(
             Admin,

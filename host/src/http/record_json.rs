@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::encoding;
 use crate::limits;
-use crate::log::{HOST_HEADERS_PREFIX, Header, NewRecord, RecordRef};
+use crate::log::{COMMAND_HEADER, HOST_HEADERS_PREFIX, Header, NewRecord, RecordRef};
 use crate::types::Partition;
 
 /// A record that is to be appended.
@@ -182,7 +182,7 @@ fn timestamp(value: &Value) -> Result<i64, String> {
 fn headers(given: Map<String, Value>) -> Result<Vec<Header>, String> {
     let mut headers = Vec::with_capacity(given.len());
     for (name, value) in given {
-        if name.starts_with(HOST_HEADERS_PREFIX) {
+        if name.starts_with(HOST_HEADERS_PREFIX) && name != COMMAND_HEADER {
             return Err(format!(
                 "header '{name}': names that begin with {HOST_HEADERS_PREFIX} are the host's"
             ));

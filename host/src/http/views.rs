@@ -22,14 +22,14 @@ use crate::error::{Code, Problem};
 use crate::limits;
 use crate::manager::Plugin;
 use crate::partition::{CodeInUse, Lookup, PartitionHandle};
-use crate::plugin::{CallContext, Inspection, Operation, Payload, Question};
+use crate::plugin::{CallContext, Inspection, Kind, Operation, Payload, Question};
 use crate::state::KeyState;
 use crate::types::KeyFormat;
 
 /// How the path writes the empty key, which base64 writes as nothing.
 const EMPTY_KEY: &str = "=";
 /// Headers that a plugin never gets to see: they are between the client and the host.
-const WITHHELD_HEADERS: [header::HeaderName; 3] = [
+pub(super) const WITHHELD_HEADERS: [header::HeaderName; 3] = [
     header::AUTHORIZATION,
     header::COOKIE,
     header::PROXY_AUTHORIZATION,
@@ -202,6 +202,11 @@ async fn ask(
     };
 
     let etag = asked.etag(state.as_ref());
+    let is_handler = inspection.kind == Kind::CommandHandler;
+    let versioned = state
+        .as_ref()
+        .filter(|_| is_handler)
+        .map(|state| state.version());
     let known = etag
         .as_ref()
         .is_some_and(|tag| conditions::has_already(&parts.headers, tag));
@@ -221,6 +226,11 @@ async fn ask(
     let headers = response.headers_mut();
     access::stamp(headers, &topic, &[progress], &conditions);
     if response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED {
+        if let Some(version) = versioned {
+            response
+                .headers_mut()
+                .insert(access::VERSION, HeaderValue::from(version));
+        }
         cacheable(response.headers_mut(), etag);
     }
     Ok(response)

@@ -32,6 +32,9 @@ pub type Header = (Cow<'static, str>, Option<Bytes>);
 /// Headers whose names begin so are written by the host, and by nobody else.
 pub const HOST_HEADERS_PREFIX: &str = "foldhost-";
 
+/// The one of them that others may write, too: which command a record is.
+pub const COMMAND_HEADER: &str = "foldhost-command";
+
 /// A record that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewRecord {

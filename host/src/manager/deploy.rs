@@ -12,8 +12,8 @@ use super::record::{self, Request};
 use super::{DeployOutcome, DeployRequest, Deployed, Inner, RollbackRequest, outputs};
 use crate::error::{Code, Problem};
 use crate::log::{Cleanup, LogError, LogKind, NewTopic, Topic};
-use crate::plugin::manifest::{Input, Start};
-use crate::plugin::{BytesColumn, Fault, Inspection, OptionalColumn, component};
+use crate::plugin::manifest::{Input, Output, Start};
+use crate::plugin::{BytesColumn, Fault, Inspection, Kind, OptionalColumn, component};
 use crate::state::objects::ObjectsError;
 use crate::types::{Offset, Partition, PluginName, TopicPartition};
 
@@ -274,10 +274,29 @@ async fn partitions_of(
     inputs: &[Input],
     dry_run: bool,
 ) -> Result<u32, Problem> {
+    if inspection.kind == Kind::CommandHandler {
+        return own_partitions(manager, inputs, inspection.manifest.output.as_ref()).await;
+    }
     let largest = largest(manager, inputs, dry_run).await?;
     let is_merged = inputs.len() > 1 || inspection.capabilities.route;
     let asked = inspection.manifest.merge_partitions;
     Ok(asked.filter(|_| is_merged).unwrap_or(largest))
+}
+
+/// Partitions of the topic that a command handler owns and folds: it is created after the decision.
+async fn own_partitions(
+    manager: &Inner,
+    inputs: &[Input],
+    output: Option<&Output>,
+) -> Result<u32, Problem> {
+    let context = &manager.context;
+    let wanted = output.and_then(|output| output.partitions);
+    let mut partitions = wanted.unwrap_or(context.topics.partitions);
+    for input in inputs {
+        let topic = context.log.topic(&input.topic).await.map_err(log_problem)?;
+        partitions = topic.map_or(partitions, |topic| topic.partitions);
+    }
+    Ok(partitions)
 }
 
 /// Partitions of the largest input. Each is found, or created.

@@ -26,10 +26,15 @@ pub(super) fn map_topics(
 ) -> Result<(Vec<Input>, Option<Output>), Vec<Fault>> {
     let inputs = resolve_inputs(manifest, topics);
     let output = resolve_output(manifest, topics);
+    let others = if manifest.inputs.is_empty() {
+        &[]
+    } else {
+        &inputs[..]
+    };
     let unknown = topics.keys().filter(|name| !has_topic(manifest, name));
     let mut faults: Vec<_> = unknown.map(|name| unknown_name(manifest, name)).collect();
     if let Some(output) = &output {
-        faults.extend(not_an_output(output, &inputs, cluster));
+        faults.extend(not_an_output(output, others, cluster));
     }
     if faults.is_empty() {
         Ok((inputs, output))

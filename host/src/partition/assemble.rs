@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 use super::changes::Place;
 use super::frame::Content;
 use super::merged;
+use super::publish::version_of;
 use super::step::{Before, Poison, States};
 use crate::limits;
 use crate::log::{Framing, Partitioner, RecordBatch, RecordRef};
@@ -40,6 +41,9 @@ pub struct Source {
     pub record_keys: bool,
     /// Whether the plugin asked where records were before they were merged.
     pub origins: bool,
+    /// Whether the events are a command handler's own: they say which version of their key they make, and are
+    /// folded before they have an offset.
+    pub versions: bool,
 }
 
 impl Source {
@@ -210,7 +214,10 @@ impl Assembled {
         for index in 0..events {
             let record = batch.get(from + index);
             let entity = &mut self.entities[self.input.entities[index] as usize];
-            entity.last_offset = record.offset;
+            entity.last_offset = match source.versions {
+                true => version(&record),
+                false => record.offset,
+            };
             entity.last_timestamp_ms = record.timestamp_ms;
             self.push_event(record, self.origins.get(index).copied(), source);
         }
@@ -224,7 +231,9 @@ impl Assembled {
         self.input.values.push(content.value);
         self.input.inputs.push(input);
         self.input.timestamps_ms.push(record.timestamp_ms);
-        self.input.offsets.push(record.offset.0);
+        if !source.versions {
+            self.input.offsets.push(record.offset.0);
+        }
         if let Some(keys) = &mut self.input.record_keys {
             keys.push(merged::record_key(&record));
         }
@@ -236,6 +245,13 @@ impl Assembled {
             headers.push_record(content.headers());
         }
     }
+}
+
+/// The version that an event of a command handler makes. One from before the topic was adopted says none: its
+/// place in the log grows as well.
+fn version(record: &RecordRef<'_>) -> Offset {
+    let version = version_of(record);
+    version.map_or(record.offset.next(), Offset)
 }
 
 /// Where a record was before it was merged; `None` where nothing is.

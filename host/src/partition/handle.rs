@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
+use super::deciding::{Answer, CommandFault, CommandRequest, Queued};
 use super::parking::{ParkedKey, Parking};
 use super::table::{SharedTable, StateBudget};
 use super::{Blocked, CodeInUse, Control, PartitionSpec, PartitionStatus, Phase};
+use crate::limits;
 use crate::state::{KeyState, ParkedRecord, PartitionStore, StateError};
 use crate::types::Offset;
 
@@ -39,6 +41,16 @@ pub(super) struct Shared {
     merging: RwLock<Merging>,
     /// What is set aside for an operator.
     pub(super) parking: RwLock<Parking>,
+    /// Commands for it, and the end of the queue from which its worker takes them.
+    commands: mpsc::Sender<Queued>,
+    queue: Mutex<Option<mpsc::Receiver<Queued>>>,
+}
+
+impl Shared {
+    /// The end of the queue from which commands are taken; for the worker, once.
+    pub(super) fn take_commands(&self) -> Option<mpsc::Receiver<Queued>> {
+        self.queue.lock().take()
+    }
 }
 
 /// How the part of the merge stage is that goes with a partition: the inputs that its owner copies.
@@ -66,6 +78,7 @@ impl PartitionHandle {
     #[must_use]
     pub fn new(spec: PartitionSpec, control: Control, budget: StateBudget) -> Self {
         let in_use = RwLock::new(control.code.clone());
+        let (commands, queue) = mpsc::channel(limits::COMMANDS_QUEUED_MAX);
         Self {
             shared: Arc::new(Shared {
                 spec,
@@ -81,6 +94,8 @@ impl PartitionHandle {
                 in_use,
                 merging: RwLock::default(),
                 parking: RwLock::default(),
+                commands,
+                queue: Mutex::new(Some(queue)),
             }),
         }
     }
@@ -222,6 +237,32 @@ impl PartitionHandle {
         self.shared.parking.read().of_key(key, from, limit)
     }
 
+    /// Has a command decided, and waits for what comes of it.
+    ///
+    /// # Errors
+    /// [`CommandFault`]: there is no outcome.
+    pub async fn command(&self, request: CommandRequest) -> Result<Answer, CommandFault> {
+        if self.shared.status.read().phase != Phase::Live {
+            return Err(CommandFault::NotDeciding);
+        }
+        let (answer, answered) = oneshot::channel();
+        let queued = Queued { request, answer };
+        match self.shared.commands.try_send(queued) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => return Err(CommandFault::QueueFull),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(CommandFault::NotDeciding),
+        }
+        match tokio::time::timeout(limits::COMMAND_WAIT_MAX, answered).await {
+            Ok(Ok(answer)) => answer,
+            // It was dropped before its turn.
+            Ok(Err(_)) => Err(CommandFault::NotDeciding),
+            Err(_) => Err(CommandFault::Unknown(format!(
+                "no answer within {} s",
+                limits::COMMAND_WAIT_MAX.as_secs()
+            ))),
+        }
+    }
+
     /// Waits until the record at `offset` is folded; `false` if that takes longer than `within`.
     pub async fn wait_folded(&self, offset: Offset, within: Duration) -> bool {
         let mut next = self.shared.next.subscribe();
@@ -281,7 +322,7 @@ impl PartitionHandle {
     fn lookup(&self, state: Option<KeyState>) -> Lookup {
         let status = self.shared.status.read();
         Lookup {
-            state,
+            state: state.filter(|state| !state.is_gone()),
             next: status.next,
             lag_events: status.lag_events,
         }
@@ -296,23 +337,26 @@ fn merge(
     until: Option<&Bytes>,
     into: &mut Vec<(Bytes, KeyState)>,
 ) {
+    let is_there = |state: &KeyState| !state.is_gone();
     let mut changes = changes
         .into_iter()
         .take_while(|(key, _)| until.is_none_or(|until| key <= until))
         .peekable();
     for (key, state) in stored {
         while let Some((changed_key, changed)) = changes.next_if(|(changed, _)| *changed < key) {
-            into.extend(changed.map(|state| (changed_key, state)));
+            into.extend(changed.filter(is_there).map(|state| (changed_key, state)));
         }
-        match changes.next_if(|(changed, _)| *changed == key) {
-            Some((_, None)) => {}
-            Some((_, Some(changed))) if changed.changed_at >= state.changed_at => {
-                into.push((key, changed));
-            }
-            Some(_) | None => into.push((key, state)),
-        }
+        let newer = match changes.next_if(|(changed, _)| *changed == key) {
+            Some((_, None)) => None,
+            Some((_, Some(changed))) if changed.version() >= state.version() => Some(changed),
+            Some(_) | None => Some(state),
+        };
+        into.extend(newer.filter(is_there).map(|state| (key, state)));
     }
-    into.extend(changes.filter_map(|(key, changed)| changed.map(|state| (key, state))));
+    into.extend(changes.filter_map(|(key, changed)| {
+        let state = changed.filter(is_there)?;
+        Some((key, state))
+    }));
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::PartitionSpec;
+use super::deciding::{Outcome, Settled};
 use super::parking::{Action, Discarded};
 use crate::log::{Log, LogError, NewRecord};
+use crate::plugin::Payload;
 use crate::state::ActionPoint;
 use crate::types::{
     DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, TopicName, TopicPartition,
@@ -175,6 +177,87 @@ pub fn read_merged(value: &[u8]) -> Option<Merged> {
         merge_topic_id: read_id(&merged.merge_topic_id)?,
         lost: merged.lost,
     })
+}
+
+/// The journal's record of what came of a command.
+#[must_use]
+pub fn outcome_record(partition: Partition, id: &str, outcome: &Outcome) -> NewRecord {
+    use proto::outcome::What;
+    let what = match &outcome.what {
+        Settled::Accepted { events, reply } => What::Accepted(proto::Accepted {
+            events: *events,
+            content_type: reply.as_ref().map(|reply| reply.content_type.clone()),
+            body: reply
+                .as_ref()
+                .map(|reply| Bytes::from(reply.body.clone()))
+                .unwrap_or_default(),
+        }),
+        Settled::Refused {
+            code,
+            reason,
+            details,
+        } => What::Refused(proto::Refused {
+            code: code.clone(),
+            reason: reason.clone(),
+            details: details.clone(),
+        }),
+        Settled::Stale => What::Stale(proto::Stale {}),
+    };
+    let wire = proto::Outcome {
+        partition: partition.0,
+        id: id.to_owned(),
+        request: Bytes::copy_from_slice(&outcome.request),
+        at_ms: outcome.at_ms,
+        version: outcome.version,
+        what: Some(what),
+    };
+    record(partition, outcome_key(partition, id), Wire::Outcome(wire))
+}
+
+/// What ends the time of an outcome.
+#[must_use]
+pub fn outcome_tombstone(partition: Partition, id: &str) -> NewRecord {
+    NewRecord {
+        key: Some(Bytes::from(outcome_key(partition, id))),
+        partition: Some(partition),
+        ..NewRecord::default()
+    }
+}
+
+fn outcome_key(partition: Partition, id: &str) -> String {
+    format!("outcome/{partition}/{id}")
+}
+
+/// Reads a journal record, with the command's id; `None` for other kinds, and for what no version of this host
+/// wrote.
+#[must_use]
+pub fn read_outcome(value: &[u8]) -> Option<(String, Outcome)> {
+    use proto::outcome::What;
+    let Wire::Outcome(wire) = read(value)? else {
+        return None;
+    };
+    let what = match wire.what? {
+        What::Accepted(accepted) => Settled::Accepted {
+            events: accepted.events,
+            reply: accepted.content_type.map(|content_type| Payload {
+                content_type,
+                body: accepted.body.to_vec(),
+            }),
+        },
+        What::Refused(refused) => Settled::Refused {
+            code: refused.code,
+            reason: refused.reason,
+            details: refused.details,
+        },
+        What::Stale(_) => Settled::Stale,
+    };
+    let outcome = Outcome {
+        what,
+        version: wire.version,
+        at_ms: wire.at_ms,
+        request: wire.request.as_ref().try_into().ok()?,
+    };
+    Some((wire.id, outcome))
 }
 
 fn wire_action(action: &Action) -> proto::ParkedAction {

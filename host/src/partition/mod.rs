@@ -12,6 +12,7 @@ mod assemble;
 mod changes;
 mod commit;
 mod control;
+mod deciding;
 mod frame;
 mod handle;
 pub mod journal;
@@ -44,6 +45,7 @@ use crate::types::{DeploymentId, TopicName, TopicPartition};
 pub use assemble::Source;
 pub use changes::{Change, Changes, Place};
 pub use control::{CodeInUse, Codes, Control, Skips};
+pub use deciding::{Answer, CommandFault, CommandRequest, Expects, Outcome, Settled};
 pub use handle::{Lookup, Merging, PartitionHandle};
 pub use lookup::Lookups;
 pub use merge::{MergeControl, MergeHandle, MergeProgress, MergeSpec, run_merge};
@@ -102,6 +104,11 @@ pub struct Publishing {
     pub from_earliest: bool,
     /// Where events go that cannot be applied, if `on-error` says so.
     pub dead_letters: TopicName,
+    /// It is a command handler: what it folds is what it has written.
+    pub decides: bool,
+    /// Whether records that are not the plugin's own are folded as far as they lie before those: the owned topic was
+    /// there before, and was adopted.
+    pub folds_unstamped: bool,
 }
 
 /// What a generation has to do with what other generations of its plugin publish.

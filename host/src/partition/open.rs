@@ -12,6 +12,7 @@ use super::migrate::{Migrated, migrate};
 use super::parking::{Action, Parking};
 use super::publish::{self, Ahead, Limit, Publisher};
 use super::status::TOPIC_REPLACED;
+use super::worker::deciding::Decider;
 use super::{
     Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, Publishing, journal, merge,
 };
@@ -40,6 +41,8 @@ pub(super) struct Opened {
     pub(super) empty: bool,
     /// Writes to the log what it makes; `None` = it makes nothing, or withholds it.
     pub(super) publisher: Option<Publisher>,
+    /// Decides commands; only of a command handler that serves.
+    pub(super) decider: Option<Decider>,
     /// How far it may fold, beside a generation that publishes.
     pub(super) limit: Option<Limit>,
     /// The generation that has published before, from which this one takes over.
@@ -83,6 +86,8 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     let spec = handle.spec();
     let source = spec.source();
     let mut code = handle.code();
+    let publishing = spec.publishing.as_ref();
+    let decides = publishing.is_some_and(|publishing| publishing.decides);
     let writer = match &spec.publishing {
         Some(Publishing {
             transactional_id: Some(id),
@@ -119,7 +124,8 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     };
     checkpoint.epoch = checkpoint.epoch.next();
     checkpoint.incomplete = failed.is_some();
-    if spec.publishing.is_none() {
+    // What it folds is what it has written: the log itself says how far that is.
+    if publishing.is_none() || decides {
         checkpoint.adopt(&code);
     }
     store
@@ -135,7 +141,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
 
     // Both earlier owners are fenced: what the journal says now stays true.
     let mut published: Option<publish::Published> = None;
-    if let Some(publishing) = spec.publishing.as_ref().filter(|_| failed.is_none()) {
+    if let Some(publishing) = publishing.filter(|_| failed.is_none() && !decides) {
         match publish::resolve(ports, spec, publishing, &checkpoint).await? {
             Ok(resolved) => published = Some(resolved),
             Err(blocked) => failed = Some(blocked),
@@ -170,7 +176,15 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     let empty = store.scan(&[], None, 1).await?.is_empty();
     let parking = Parking::stored(store.parked().await?);
     let refold = published.as_ref().and_then(|it| it.refold.clone());
-    let publisher = match (&spec.publishing, writer, &published) {
+    let (mut writer, mut decider) = (writer, None);
+    if decides
+        && reader.is_ok()
+        && let Some(writer) = writer.take()
+        && let Some(commands) = handle.shared.take_commands()
+    {
+        decider = Some(Decider::open(ports, spec, writer, commands).await?);
+    }
+    let publisher = match (publishing, writer, &published) {
         (Some(publishing), Some(writer), Some(published)) => {
             let now = ports.clock.elapsed();
             Some(Publisher::new(spec, publishing, writer, published, now))
@@ -185,6 +199,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         reader,
         empty,
         publisher,
+        decider,
         refold_until: refold.as_ref().map_or(Offset(0), |it| it.until),
         redo: refold.and_then(|it| it.action),
         parking,
@@ -223,6 +238,7 @@ async fn source_of(
         merged: spec.merged.as_ref().map(|it| it.topics.clone()),
         record_keys: manifest.record_keys,
         origins: manifest.origins,
+        versions: publishing.is_some_and(|it| it.decides),
     }
 }
 

@@ -209,7 +209,7 @@ fn step_with<S: States>(
                     // Once more without it and what follows, so that nothing behind it is folded.
                     Some(stops) => events_max = stops.index - first,
                     None => {
-                        done.apply(columns, folded, rejected, events);
+                        done.apply(columns, folded, rejected, events, source.versions);
                         done.fuel += fuel;
                         done.found(poison, batch, source);
                     }
@@ -247,8 +247,15 @@ impl Stepped {
     }
 
     /// Takes over what a call returned for its `events` events. A rejected one has left no trace in it.
-    fn apply(&mut self, columns: &Assembled, folded: Folded, rejected: Vec<Poison>, events: usize) {
-        apply(columns, &folded, &mut self.changes);
+    fn apply(
+        &mut self,
+        columns: &Assembled,
+        folded: Folded,
+        rejected: Vec<Poison>,
+        events: usize,
+        versions: bool,
+    ) {
+        apply(columns, &folded, versions, &mut self.changes);
         self.set_aside.extend(rejected);
         if !folded.emitted.is_empty() {
             self.emitted.push(EmittedByCall {
@@ -325,16 +332,34 @@ impl<S: States> Before<'_, S> {
     /// State of a key of the next call.
     pub(super) fn state(&self, hash: u64, key: &[u8], at: Option<Place>) -> Option<&[u8]> {
         match self.changes.find(hash, key) {
-            Some(change) => change.state.map(|state| state.state),
+            Some(change) => change.state.filter(|it| !it.is_gone()).map(|it| it.state),
             None => at.and_then(|at| self.states.state(at)),
         }
     }
 }
 
 /// Takes over what a call changed.
-fn apply(columns: &Assembled, folded: &Folded, changes: &mut Changes) {
+fn apply(columns: &Assembled, folded: &Folded, versions: bool, changes: &mut Changes) {
     let input = &columns.input;
     for (index, entity) in columns.entities.iter().enumerate() {
+        if versions {
+            // Every event counts, and the count stays where the state goes.
+            let unchanged = folded.states.marks[index] == Mark::Unchanged as u8;
+            let after = match unchanged {
+                true => input.states.get(index),
+                false => folded.states.get(index),
+            };
+            let state = StateRef {
+                state: after.unwrap_or_default(),
+                changed_at: match after {
+                    Some(_) => entity.last_offset,
+                    None => StateRef::gone_at(entity.last_offset),
+                },
+                changed_at_ms: entity.last_timestamp_ms,
+            };
+            changes.push(entity.hash, input.keys.get(index), entity.at, Some(state));
+            continue;
+        }
         if folded.states.marks[index] == Mark::Unchanged as u8 {
             continue;
         }

@@ -131,7 +131,10 @@ impl StateTable {
 
     /// State at a place, which counts as used.
     pub(super) fn state_at(&self, at: Place) -> Option<&[u8]> {
-        self.slots.used(at.0).state_bytes()
+        let slot = self.slots.used(at.0);
+        slot.state_ref()
+            .filter(|it| !it.is_gone())
+            .map(|it| it.state)
     }
 
     /// Puts what the store holds for keys that are not here.

@@ -5,6 +5,7 @@
 //! end: it goes on answering until somebody changes something.
 
 mod committing;
+pub(super) mod deciding;
 mod directed;
 mod folding;
 mod handover;
@@ -16,9 +17,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use self::deciding::{Decided, Decider};
 use self::handover::TakeOver;
 use super::assemble::Source;
 use super::commit::{InFlight, Schedule, Upkeep, Written, jitter};
+use super::deciding::{Queued, Round};
 use super::open::{self, Opened};
 use super::parking::{Action, Actions};
 use super::publish::{Confirmed, Limit, Publisher};
@@ -30,7 +33,7 @@ use crate::limits;
 use crate::log::{LogError, PartitionReader, Read, ReadLimits, RecordBatch};
 use crate::plugin::manifest::OnGap;
 use crate::state::{ActionPoint, Checkpoint, Commit, PartitionStore, StateError};
-use crate::types::Offset;
+use crate::types::{Offset, Partition};
 
 /// How a worker is told to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +112,8 @@ struct Worker {
     commit: Option<InFlight>,
     /// Writes to the log what it makes; `None` = it makes nothing, or withholds it.
     publisher: Option<Publisher>,
+    /// Decides commands; only of a command handler's partition that serves.
+    decider: Option<Decider>,
     /// States as they were when the transaction under way began: committed once it is confirmed.
     held: Option<Arc<Commit>>,
     /// How far it may fold, beside a generation that publishes.
@@ -149,6 +154,8 @@ enum Event {
     Published(Result<Confirmed, LogError>),
     PublishDue,
     WriterIdle,
+    Command(Queued),
+    Decided(Result<(Vec<(Partition, Offset)>, Round), LogError>),
     LimitMoved(Result<(), LogError>),
     BacklogMerged(Result<Offset, LogError>),
     Block,
@@ -203,6 +210,7 @@ impl Worker {
             batch: RecordBatch::new(),
             commit: None,
             publisher: opened.publisher,
+            decider: opened.decider,
             held: None,
             limit: opened.limit,
             takes_over: opened.predecessor.map(TakeOver::new),
@@ -251,6 +259,7 @@ impl Worker {
     async fn run(&mut self, mut stop: watch::Receiver<Stop>) -> Exit {
         loop {
             self.settle_what_is_taken_over();
+            self.refuse_commands();
             if self.misses_its_writer() {
                 return Exit::Idle;
             }
@@ -281,6 +290,10 @@ impl Worker {
                 Event::Published(Err(LogError::Fenced(by))) => return Exit::Fenced(by),
                 Event::Published(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::PublishDue => self.publish(),
+                Event::Command(first) => self.decide(first).await,
+                Event::Decided(Ok((places, round))) => self.decided(&places, round),
+                Event::Decided(Err(LogError::Fenced(by))) => return Exit::Fenced(by),
+                Event::Decided(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::WriterIdle => self.close_writer(),
                 Event::LimitMoved(Ok(())) => {}
                 Event::LimitMoved(Err(error)) => {
@@ -312,7 +325,11 @@ impl Worker {
     async fn next_event(&mut self, stop: &mut watch::Receiver<Stop>) -> Event {
         let now = self.ports.clock.elapsed();
         let may_fold = self.may_fold() && self.retry_at.is_none() && !self.is_blocked();
-        let can_read = may_fold && self.batch.is_empty() && !self.is_full();
+        // Nobody else writes what it folds: once it has read all, it has it all.
+        let reads_on = self.decider.is_none() || !self.is_live();
+        let can_read = may_fold && self.batch.is_empty() && !self.is_full() && reads_on;
+        let may_decide = self.may_decide();
+        let is_deciding = self.is_deciding();
         let stands_still = self.paused || self.frozen || self.is_blocked();
         let source = self.handle.spec().source();
         let from = self.checkpoint.next;
@@ -331,6 +348,7 @@ impl Worker {
             control,
             ports,
             publisher,
+            decider,
             limit,
             backlog,
             ..
@@ -366,7 +384,13 @@ impl Worker {
             moved = async { limit.as_mut().expect("guarded").moved().await },
                 if at_limit && retry_due.is_none() => Event::LimitMoved(moved),
             () = tokio::time::sleep(END_REFRESH), if stands_still => Event::Refresh,
-            opened = ports.readers.open(&source, from), if may_fold && reader.is_none() => {
+            event = async { decider.as_mut().expect("guarded").event().await }, if may_decide || is_deciding => {
+                match event {
+                    Decided::Command(first) => Event::Command(first),
+                    Decided::Written(written) => Event::Decided(written),
+                }
+            }
+            opened = ports.readers.open(&source, from), if can_read && reader.is_none() => {
                 Event::Opened(opened)
             }
             read = async { reader.as_mut().expect("guarded").read(batch, LIMITS).await },
@@ -409,6 +433,10 @@ impl Worker {
         });
         self.ports.metrics.phase(store, phase.number());
         self.ports.changed.notify_one();
+    }
+
+    fn is_live(&self) -> bool {
+        self.handle.shared.status.read().phase == Phase::Live
     }
 
     fn is_blocked(&self) -> bool {

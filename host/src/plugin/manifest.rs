@@ -88,6 +88,21 @@ pub struct Input {
     pub framing: Framing,
 }
 
+impl Input {
+    /// The topic that a plugin owns, as what it folds.
+    #[must_use]
+    pub fn own(topic: &TopicName) -> Self {
+        Self {
+            name: topic.to_string(),
+            topic: topic.clone(),
+            start: Start::Earliest,
+            on_gap: OnGap::Stop,
+            partitioner: Partitioner::default(),
+            framing: Framing::default(),
+        }
+    }
+}
+
 /// Where a new generation begins to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Start {

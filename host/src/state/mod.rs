@@ -64,6 +64,18 @@ pub struct KeyState {
 }
 
 impl KeyState {
+    /// Whether there is no state, only the number of the events that it had.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.as_ref().is_gone()
+    }
+
+    /// Of a command handler's key, how many events it has had.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.changed_at.0 & !GONE
+    }
+
     /// The same, borrowed.
     #[must_use]
     pub fn as_ref(&self) -> StateRef<'_> {
@@ -86,7 +98,23 @@ pub struct StateRef<'a> {
     pub changed_at_ms: i64,
 }
 
+/// Of a command handler, the place of a change is the number of its key's events. This bit of it says that the
+/// last of them has left no state: the number stays, so that it never comes twice.
+const GONE: u64 = 1 << 63;
+
 impl StateRef<'_> {
+    /// The number of a key's events where the last of them has left no state.
+    #[must_use]
+    pub fn gone_at(version: Offset) -> Offset {
+        Offset(version.0 | GONE)
+    }
+
+    /// Whether there is no state, only the number of the events that it had.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.changed_at.0 & GONE != 0
+    }
+
     /// A copy that stands alone.
     #[must_use]
     pub fn to_owned(self) -> KeyState {

@@ -67,6 +67,11 @@ mod names {
         "parked_records",
         "Records that are set aside because their key is parked",
     );
+    pub(super) const COMMANDS: Name = Name("commands", "Commands that were decided");
+    pub(super) const REFUSALS: Name = Name(
+        "command_refusals",
+        "Commands that were refused, or meant for another version",
+    );
     pub(super) const REJECTIONS: Name =
         Name("rejections", "Events that could not be applied, by code");
     pub(super) const STATE_BYTES: Name = Name("state_bytes", "Bytes of states in memory");
@@ -182,6 +187,8 @@ struct Families {
     events: Family<Labels, Counter>,
     published: Family<Labels, Counter>,
     foreign: Family<Labels, Counter>,
+    commands: Family<Labels, Counter>,
+    refusals: Family<Labels, Counter>,
     parked: Family<Labels, Gauge>,
     rejections: Family<RejectionLabels, Counter>,
     state_bytes: Family<Labels, Gauge>,
@@ -235,6 +242,8 @@ impl Metrics {
             events: Family::default(),
             published: Family::default(),
             foreign: Family::default(),
+            commands: Family::default(),
+            refusals: Family::default(),
             parked: Family::default(),
             rejections: Family::default(),
             state_bytes: Family::default(),
@@ -311,6 +320,19 @@ impl Metrics {
         let series = self.of(of);
         let foreign = self.0.families.foreign.get_or_create(&series.labels);
         foreign.inc_by(records);
+    }
+
+    /// So many commands were decided, and of these so many refused.
+    pub fn decided(&self, of: impl Into<PartitionLabels>, commands: u64, refusals: u64) {
+        let series = self.of(of);
+        let families = &self.0.families;
+        let counters = [
+            (&families.commands, commands),
+            (&families.refusals, refusals),
+        ];
+        for (family, count) in counters {
+            family.get_or_create(&series.labels).inc_by(count);
+        }
     }
 
     /// How many records are parked.
@@ -416,6 +438,8 @@ impl Families {
         register(all, &names::EVENTS, &self.events);
         register(all, &names::PUBLISHED, &self.published);
         register(all, &names::FOREIGN, &self.foreign);
+        register(all, &names::COMMANDS, &self.commands);
+        register(all, &names::REFUSALS, &self.refusals);
         register(all, &names::PARKED, &self.parked);
         register(all, &names::REJECTIONS, &self.rejections);
         register(all, &names::STATE_BYTES, &self.state_bytes);
@@ -472,6 +496,8 @@ impl Families {
         self.cache_misses.remove(labels);
         self.published.remove(labels);
         self.foreign.remove(labels);
+        self.commands.remove(labels);
+        self.refusals.remove(labels);
         for code in series.rejection_codes.lock().iter() {
             self.rejections.remove(&labels.with_code(code.clone()));
         }

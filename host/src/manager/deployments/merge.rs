@@ -122,6 +122,16 @@ pub(super) fn check_same(serving: &Deployment, deployment: &Deployment) -> Resul
         (None, None) => topic(serving) == topic(deployment),
         (then, now) => then == now,
     };
+    if !is_same && deployment.kind == Kind::CommandHandler {
+        return Err(Problem::new(
+            Code::InputsChanged,
+            format!(
+                "'{}' decides on what is in topic {}, and other code under its name must do so, too: deploy what \
+                 owns another topic under another name (`--name`)",
+                serving.name, serving.inputs[0].topic
+            ),
+        ));
+    }
     let publishes = deployment.kind == Kind::Republisher && !deployment.emits_from_earliest;
     if is_same || !publishes {
         return Ok(());

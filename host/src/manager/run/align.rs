@@ -16,8 +16,8 @@ use crate::partition::{
     self, Actions, CodeInUse, Control, MergedInputs, MigrateFrom, PartitionHandle, PartitionSpec,
     Publishing, Role, Skips, Stop,
 };
-use crate::plugin::PluginCode;
 use crate::plugin::manifest::{Input, OnError};
+use crate::plugin::{Kind, PluginCode};
 use crate::state::StoreId;
 use crate::types::{GenerationId, Partition};
 
@@ -335,6 +335,7 @@ impl Running {
         let deployment = &generation.deployment;
         let output = deployment.output.as_ref();
         let letters = deployment.manifest.on_error == OnError::DeadLetter;
+        let decides = deployment.kind == Kind::CommandHandler;
         if output.is_none() && !letters {
             return None;
         }
@@ -362,6 +363,8 @@ impl Running {
             output: output.map(|output| output.topic.clone()),
             from_earliest: deployment.emits_from_earliest,
             dead_letters: cluster.dead_letters_topic(name),
+            decides,
+            folds_unstamped: decided.history.iter().any(|it| it.adopts_topic),
         })
     }
 

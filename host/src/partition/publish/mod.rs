@@ -18,6 +18,7 @@ pub(super) use frontier::{Ahead, Limit};
 pub(super) use opening::{Published, resolve};
 pub(super) use records::Stamp;
 pub use records::is_stamped;
+pub(super) use records::version_of;
 
 use super::parking::Action;
 use super::step::{EmittedByCall, Poison};

@@ -28,7 +28,7 @@ pub(in crate::partition) struct Stamp {
 }
 
 impl Stamp {
-    pub(super) fn new(spec: &PartitionSpec) -> Self {
+    pub(in crate::partition) fn new(spec: &PartitionSpec) -> Self {
         Self::of(&spec.store.plugin, spec.store.generation, &spec.source())
     }
 
@@ -143,6 +143,23 @@ impl Stamp {
         }
     }
 
+    /// Stamps an event that a command has caused, with the version of its key that it makes.
+    pub(in crate::partition) fn event(
+        &self,
+        headers: &mut Vec<Header>,
+        version: Option<u64>,
+        command: &str,
+    ) {
+        self.stamp(headers);
+        if let Some(version) = version {
+            headers.push((VERSION.into(), Some(Bytes::from(version.to_string()))));
+        }
+        headers.push((
+            CAUSE.into(),
+            Some(Bytes::from(format!("command {command}"))),
+        ));
+    }
+
     fn stamp(&self, headers: &mut Vec<Header>) {
         headers.push((PLUGIN.into(), Some(self.plugin.clone())));
         headers.push((GENERATION.into(), Some(self.generation.clone())));
@@ -187,6 +204,15 @@ pub fn is_stamped(record: &RecordRef<'_>, plugin: &PluginName) -> bool {
         .any(|(name, value)| name == PLUGIN && value == stamp)
 }
 
+/// Version of a key that an event of a command handler has made, as its header says.
+pub(in crate::partition) fn version_of(record: &RecordRef<'_>) -> Option<u64> {
+    let mut headers = record.headers();
+    let (_, version) = headers.find(|(name, _)| *name == VERSION)?;
+    std::str::from_utf8(version?).ok()?.parse().ok()
+}
+
+/// Header with the version of its key that an event has made.
+const VERSION: &str = "foldhost-version";
 /// Header with the name of the plugin that published a record.
 const PLUGIN: &str = "foldhost-plugin";
 /// Header with the generation that published it.

@@ -15,6 +15,8 @@ pub(super) fn publishing(role: Role, id: Option<&str>) -> Publishing {
         output: Some(TopicName::new("told").unwrap()),
         from_earliest: role == Role::BesideFromEarliest,
         dead_letters: TopicName::new("foldhost.counter.dead-letters").unwrap(),
+        decides: false,
+        folds_unstamped: false,
     }
 }
 

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use super::super::Phase;
 use super::super::commit::{InFlight, Upkeep, Written};
+use super::super::deciding::CommandFault;
 use super::super::parking::Action;
 use super::super::publish::{Confirmed, Made, Publisher};
+use super::deciding::Decided;
 use super::{Exit, Worker};
 use crate::limits;
 use crate::log::LogError;
@@ -42,7 +44,7 @@ impl Worker {
     /// Whether other code waits to take over, and all that the present code has to fold again is folded.
     fn may_succeed(&self) -> bool {
         let is_refolded = self.checkpoint.next >= self.refold_until && self.redo.is_none();
-        self.successor.is_some() && is_refolded && !self.is_acting
+        self.successor.is_some() && is_refolded && !self.is_acting && !self.is_deciding()
     }
 
     pub(super) fn commit_due_in(&self, now: Duration) -> Option<Duration> {
@@ -210,6 +212,15 @@ impl Worker {
     /// again by the next owner.
     pub(super) async fn finish(&mut self) -> Exit {
         let finishing = async {
+            while self.is_deciding() {
+                let written = self.decider.as_mut().expect("it decides").event().await;
+                match written {
+                    Decided::Written(Ok((places, round))) => self.decided(&places, round),
+                    Decided::Written(Err(LogError::Fenced(by))) => return Exit::Fenced(by),
+                    Decided::Written(Err(error)) => return Exit::Failed(error.to_string()),
+                    Decided::Command(queued) => queued.answer(Err(CommandFault::NotDeciding)),
+                }
+            }
             let is_done = |it: &Self| it.checkpoint.next == it.committed && !it.is_acting;
             while !is_done(self) || self.commit.is_some() {
                 if let Some(publisher) = self.publisher.as_mut().filter(|it| it.is_busy()) {

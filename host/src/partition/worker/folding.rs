@@ -57,6 +57,7 @@ impl Worker {
     async fn fold_batch(&mut self) {
         let behind = self.batch.get(self.batch.len() - 1).offset.next();
         self.drop_skipped();
+        self.drop_foreign();
         let Aside { parked, beyond } = self.take_parked();
         let end = match beyond.is_empty() {
             true => behind,
@@ -68,6 +69,8 @@ impl Worker {
                 poison: None,
                 left: RecordBatch::new(),
             }),
+            // A handler that has no states only has a position.
+            false if !self.folds() => Some(self.pass_batch(end)),
             false => self.step_batch(end).await,
         };
         let Some(Reached {
@@ -95,6 +98,24 @@ impl Worker {
         self.batch = interleave(left, &waiting, &beyond);
         if self.batch.is_empty() {
             self.passed(end);
+        }
+    }
+
+    fn folds(&self) -> bool {
+        let capabilities = self.handle.code().code.inspection().capabilities;
+        capabilities.fold || capabilities.react
+    }
+
+    /// Goes by the batch, up to `end`, and empties it.
+    fn pass_batch(&mut self, end: Offset) -> Reached {
+        let last = self.batch.get(self.batch.len() - 1);
+        self.checkpoint.last = Some(open::identity(&last));
+        self.batch.clear();
+        self.passed(end);
+        Reached {
+            until: end,
+            poison: None,
+            left: RecordBatch::new(),
         }
     }
 

@@ -6,7 +6,7 @@
 use super::columns::{About, keys};
 use super::within;
 use crate::limits;
-use crate::log::HOST_HEADERS_PREFIX;
+use crate::log::{COMMAND_HEADER, HOST_HEADERS_PREFIX};
 use crate::plugin::{CallError, Emitted, HeadersColumn, Mark, Rejection};
 
 /// Checks what `react` emitted for `events` events, of which some were rejected.
@@ -59,7 +59,11 @@ fn headers(column: &HeadersColumn, records: usize) -> Result<(), String> {
     }
     about("header name", "header").bytes(&column.names, headers)?;
     about("header value", "header").optional(&column.values, headers, Mark::Present)?;
-    (0..headers).try_for_each(|index| header_name(index, column.names.get(index)))
+    (0..headers).try_for_each(|index| match column.names.get(index) {
+        // Records that are commands to somebody say so.
+        name if name == COMMAND_HEADER.as_bytes() => Ok(()),
+        name => header_name(index, name),
+    })
 }
 
 /// A header's name; what no log and no reader would take is a fault here already.

@@ -1,0 +1,549 @@
+//! Commands: something is asked of the entity of a key, and its command handler says yes or no. By their names, or,
+//! for those that put, patch and delete what a key holds, by the methods of HTTP.
+//!
+//! Invariant: what is answered is durable, the refusal too; the same `Idempotency-Key` gets the same answer again.
+
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde_json::{Value, json};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::access;
+use super::auth::Principal;
+use super::conditions::POSITION;
+use super::context::App;
+use super::params::{Params, Segments};
+use super::views::{KeyForm, WITHHELD_HEADERS, key};
+use super::{body, conditions};
+use crate::error::{Code, Problem};
+use crate::limits;
+use crate::manager::Plugin;
+use crate::partition::{
+    Answer, CodeInUse, CommandFault, CommandRequest, Expects, PartitionHandle, Settled,
+};
+use crate::plugin::manifest::ExpectedVersion;
+use crate::plugin::{CallContext, Command, Inspection, Kind, Payload};
+use crate::types::Partition;
+
+/// By which a repeat of a command is recognised.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// Whether an answer is that of an earlier command with the same idempotency key.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+/// Headers of a command that its events carry on.
+const TRAVELLING: [&str; 2] = ["traceparent", "correlation-id"];
+
+/// The routes of this module.
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(command))
+        .routes(routes!(put_resource, patch_resource, delete_resource))
+}
+
+/// Command an entity
+///
+/// The command handler decides on the state of the key: its events and its answer are durable before the answer
+/// comes. A refusal is a 422 with the handler's code. With `If-Match` (a version, as the `ETag` of an earlier answer
+/// says it) or `If-None-Match: *` (there must be no state), a command that was meant for another version is a 412
+/// with the current one. Under the same `Idempotency-Key`, the same command gets its first answer again for a day.
+#[utoipa::path(
+    post, path = "/v1/commands/{plugin}/{key}/{command}", tag = "commands",
+    params(
+        ("plugin" = String, Path, description = "Name of the command handler"),
+        ("key" = String, Path, description = "The key, as the plugin writes its keys; percent-encoded"),
+        ("command" = String, Path, description = "Name of the command"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Names this command: a repeat gets the same answer; made by the host where it is absent"),
+        ("If-Match" = Option<String>, Header, description = "The versions that the state may have"),
+        ("If-None-Match" = Option<String>, Header, description = "`*`: there must be no state"),
+    ),
+    responses(
+        (status = 200, description = "It is done: the handler's reply, or what was written", headers(
+            ("Foldhost-Version" = u64, description = "Version of the key's state after it"),
+            ("ETag" = String, description = "The same, with the code: <version>-<code>"),
+            ("Foldhost-Position" = String, description = "topic/partition@offset: with `Foldhost-Min-Position`, a view that reads the topic includes it"),
+            ("Idempotency-Key" = String, description = "The name of this command"),
+        )),
+        (status = 412, description = "It was meant for another version"),
+        (status = 422, description = "The handler refuses it; or the idempotency key belongs to another command"),
+        (status = 428, description = "The handler wants to know for which version it is meant"),
+        (status = 504, description = "Whether it was done is unknown: a repeat with the same idempotency key tells"),
+    )
+)]
+async fn command(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    request: Request,
+) -> Result<Response, Problem> {
+    let name = segments.get("command").to_owned();
+    decide(&app, &principal, &segments, Named::Command(&name), request).await
+}
+
+/// Put what a key holds
+///
+/// The command `put` of a handler that has one, such as `documents`: the condition (`If-Match`, `If-None-Match: *`) is
+/// about what a `GET` of the same URL gives.
+#[utoipa::path(
+    put, path = "/v1/views/{plugin}/keys/{key}", tag = "commands",
+    params(
+        ("plugin" = String, Path, description = "Name of the command handler"),
+        ("key" = String, Path, description = "The key, as the plugin writes its keys; percent-encoded"),
+    ),
+    responses((status = 200, description = "As of the command"))
+)]
+async fn put_resource(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    request: Request,
+) -> Result<Response, Problem> {
+    decide(
+        &app,
+        &principal,
+        &segments,
+        Named::Method("PUT", "put"),
+        request,
+    )
+    .await
+}
+
+/// Patch what a key holds
+///
+/// The command `merge-patch` of a handler that has one (RFC 7396).
+#[utoipa::path(
+    patch, path = "/v1/views/{plugin}/keys/{key}", tag = "commands",
+    params(
+        ("plugin" = String, Path, description = "Name of the command handler"),
+        ("key" = String, Path, description = "The key, as the plugin writes its keys; percent-encoded"),
+    ),
+    responses((status = 200, description = "As of the command"))
+)]
+async fn patch_resource(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    request: Request,
+) -> Result<Response, Problem> {
+    decide(
+        &app,
+        &principal,
+        &segments,
+        Named::Method("PATCH", "merge-patch"),
+        request,
+    )
+    .await
+}
+
+/// Delete what a key holds
+///
+/// The command `delete` of a handler that has one.
+#[utoipa::path(
+    delete, path = "/v1/views/{plugin}/keys/{key}", tag = "commands",
+    params(
+        ("plugin" = String, Path, description = "Name of the command handler"),
+        ("key" = String, Path, description = "The key, as the plugin writes its keys; percent-encoded"),
+    ),
+    responses((status = 200, description = "As of the command"))
+)]
+async fn delete_resource(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    request: Request,
+) -> Result<Response, Problem> {
+    decide(
+        &app,
+        &principal,
+        &segments,
+        Named::Method("DELETE", "delete"),
+        request,
+    )
+    .await
+}
+
+/// How a request names its command.
+#[derive(Debug, Clone, Copy)]
+enum Named<'a> {
+    Command(&'a str),
+    /// By this method, which stands for this command.
+    Method(&'static str, &'static str),
+}
+
+/// One command, from its key to its answer.
+async fn decide(
+    app: &App,
+    principal: &Principal,
+    segments: &Segments,
+    named: Named<'_>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let (parts, request_body) = request.into_parts();
+    Params::of_host(&parts.uri, &[])?;
+    let plugin = app.services.manager.plugin(segments.get("plugin"))?;
+    let name = match named {
+        Named::Command(name) | Named::Method(_, name) => name,
+    };
+    if plugin.deployment().kind != Kind::CommandHandler {
+        return Err(no_handler(&plugin, named));
+    }
+    let key = key(&plugin, segments.get("key"), KeyForm::Text)?;
+    if key.len() > limits::KEY_BYTES_MAX {
+        return Err(Problem::new(
+            Code::BadKey,
+            format!(
+                "the key has {} bytes, more than the {} that a key may have",
+                key.len(),
+                limits::KEY_BYTES_MAX
+            ),
+        ));
+    }
+    let id = idempotency_key(app, &parts.headers)?;
+    let expects = expects(&parts.headers)?;
+    let content = content(app, &parts, request_body).await?;
+
+    let partition = plugin.deployment().partition_of(&key);
+    let handle = access::local(app, &plugin, partition)?;
+    let code = handle.code();
+    let inspection = code.code.inspection();
+    check_version_is_known(inspection, &expects)?;
+    if !inspection.capabilities.fold && expects != Expects::Anything {
+        return Err(Problem::new(
+            Code::BadEtag,
+            format!(
+                "'{}' has no states, and so no versions: leave the condition out",
+                plugin.name()
+            ),
+        ));
+    }
+    let request = CommandRequest {
+        key,
+        command: Command {
+            name: name.to_owned(),
+            id: id.clone(),
+            content,
+            context: CallContext {
+                principal: principal.name().map(str::to_owned),
+                headers: headers(&parts.headers),
+                ..CallContext::default()
+            },
+        },
+        expects,
+        travelling: travelling(&parts.headers),
+    };
+    let answered = app.unless_stopped(handle.command(request)).await?;
+    let mut response = match answered {
+        Ok(answer) => settled(&code, &answer),
+        Err(fault) => problem(&plugin, partition, &handle, inspection, name, fault).into_response(),
+    };
+    if let Ok(id) = HeaderValue::try_from(id) {
+        response.headers_mut().insert(IDEMPOTENCY_KEY, id);
+    }
+    Ok(response)
+}
+
+fn no_handler(plugin: &Plugin, named: Named<'_>) -> Problem {
+    let name = plugin.name();
+    match named {
+        Named::Command(_) => Problem::new(
+            Code::NotAHandler,
+            format!(
+                "'{name}' takes no commands: it is no command handler (its component does not export decide)"
+            ),
+        ),
+        Named::Method(method, _) => Problem::new(
+            Code::MethodNotAllowed,
+            format!(
+                "{method} is for command handlers, and '{name}' is none: it takes GET, HEAD and POST"
+            ),
+        ),
+    }
+}
+
+/// The name of a command: as it says, or a new one.
+fn idempotency_key(app: &App, headers: &HeaderMap) -> Result<String, Problem> {
+    let Some(given) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(app.services.clock.unique_id());
+    };
+    let id = given.to_str().unwrap_or_default().trim();
+    let fits = (1..=limits::COMMAND_ID_BYTES_MAX).contains(&id.len());
+    if fits {
+        return Ok(id.to_owned());
+    }
+    Err(Problem::new(
+        Code::BadParameter,
+        format!(
+            "Idempotency-Key: write 1 to {} visible ASCII characters, such as a UUID",
+            limits::COMMAND_ID_BYTES_MAX
+        ),
+    )
+    .with("header", IDEMPOTENCY_KEY.as_str()))
+}
+
+/// Which version a command is meant for.
+fn expects(headers: &HeaderMap) -> Result<Expects, Problem> {
+    let bad = |name: HeaderName, what: &str| {
+        Problem::new(Code::BadEtag, format!("{name}: {what}")).with("header", name.as_str())
+    };
+    let none = conditions::list(headers, header::IF_NONE_MATCH);
+    let these = conditions::list(headers, header::IF_MATCH);
+    match (&none[..], &these[..]) {
+        ([], []) => Ok(Expects::Anything),
+        ([any], []) if any == "*" => Ok(Expects::Absent),
+        ([], [any]) if any == "*" => Ok(Expects::Present),
+        ([], tags) => {
+            let versions = tags.iter().map(|tag| version(tag));
+            let versions: Option<Vec<u64>> = versions.collect();
+            let versions = versions.ok_or_else(|| {
+                bad(
+                    header::IF_MATCH,
+                    "write the ETag of an earlier answer, as in \"17-0a1b2c3d\", or its version, \"17\"",
+                )
+            })?;
+            Ok(Expects::OneOf(versions))
+        }
+        (_, []) => Err(bad(
+            header::IF_NONE_MATCH,
+            "a command takes * only: there must be no state",
+        )),
+        _ => Err(bad(
+            header::IF_MATCH,
+            "give either If-Match or If-None-Match",
+        )),
+    }
+}
+
+/// The version in a tag: `"17-0a1b2c3d"` or `"17"`. A tag is weak where its answer was compressed.
+fn version(tag: &str) -> Option<u64> {
+    let tag = tag.strip_prefix("W/").unwrap_or(tag);
+    let tag = tag.strip_prefix('"')?.strip_suffix('"')?;
+    let (version, code) = tag.split_once('-').unwrap_or((tag, ""));
+    let is_code = code.chars().all(|it| it.is_ascii_hexdigit());
+    version.parse().ok().filter(|_| is_code)
+}
+
+fn check_version_is_known(inspection: &Inspection, expects: &Expects) -> Result<(), Problem> {
+    let wanted = inspection.manifest.expected_version == ExpectedVersion::Required;
+    if !wanted || *expects != Expects::Anything {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Code::PreconditionRequired,
+        format!(
+            "'{}' takes no command that does not say for which version it is meant: send If-Match with the \
+             ETag that you have seen, or If-None-Match: * where there must be nothing yet",
+            inspection.manifest.name
+        ),
+    ))
+}
+
+async fn content(app: &App, parts: &Parts, body: axum::body::Body) -> Result<Payload, Problem> {
+    let held = body::read(
+        app,
+        body,
+        limits::COMMAND_BODY_BYTES_MAX,
+        "the body of a command",
+    )
+    .await?;
+    let content_type = parts.headers.get(header::CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    Ok(Payload {
+        content_type: content_type.unwrap_or("application/json").to_owned(),
+        body: held.bytes.to_vec(),
+    })
+}
+
+fn headers(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let headers = headers.iter();
+    headers
+        .filter(|(name, _)| !WITHHELD_HEADERS.contains(name))
+        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+        .collect()
+}
+
+fn travelling(headers: &HeaderMap) -> Vec<(String, Bytes)> {
+    let found = TRAVELLING.iter().filter_map(|name| {
+        let value = headers.get(*name)?.as_bytes();
+        (value.len() <= limits::TRAVELLING_HEADER_BYTES_MAX)
+            .then(|| ((*name).to_owned(), Bytes::copy_from_slice(value)))
+    });
+    found.collect()
+}
+
+/// The answer that says what came of a command.
+fn settled(code: &CodeInUse, answer: &Answer) -> Response {
+    let outcome = &answer.outcome;
+    let mut response = match &outcome.what {
+        Settled::Accepted {
+            reply: Some(reply), ..
+        } => {
+            let content_type = HeaderValue::try_from(&*reply.content_type)
+                .unwrap_or(HeaderValue::from_static("application/octet-stream"));
+            let body = reply.body.clone();
+            ([(header::CONTENT_TYPE, content_type)], body).into_response()
+        }
+        Settled::Accepted {
+            events,
+            reply: None,
+        } => {
+            let mut done = json!({ "events": events });
+            if let Some(version) = outcome.version {
+                done["version"] = json!(version);
+            }
+            axum::Json(done).into_response()
+        }
+        Settled::Refused {
+            code,
+            reason,
+            details,
+        } => {
+            let mut problem = Problem::new(Code::CommandRefused, reason).with("refusal", &**code);
+            if let Ok(details) = serde_json::from_str::<Value>(details) {
+                problem = problem.with("details", details);
+            }
+            problem.into_response()
+        }
+        Settled::Stale => {
+            let now = match outcome.version {
+                Some(version) => format!("its state has version {version}"),
+                None => "it has no state".to_owned(),
+            };
+            let problem = Problem::new(
+                Code::PreconditionFailed,
+                format!(
+                    "the command was meant for another version of the key: {now}; read it again"
+                ),
+            );
+            problem.with("version", outcome.version).into_response()
+        }
+    };
+    let headers = response.headers_mut();
+    if let Some(version) = outcome.version {
+        headers.insert(access::VERSION, HeaderValue::from(version));
+        let tag = access::version_tag(code, version);
+        headers.insert(header::ETAG, access::ascii(format!("\"{tag}\"")));
+    }
+    if let Some(position) = &answer.position {
+        headers.insert(POSITION, access::ascii(position.to_string()));
+    }
+    if answer.is_repeat {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// Why a command has no outcome.
+fn problem(
+    plugin: &Plugin,
+    partition: Partition,
+    handle: &PartitionHandle,
+    inspection: &Inspection,
+    command: &str,
+    fault: CommandFault,
+) -> Problem {
+    let name = plugin.name();
+    match fault {
+        CommandFault::NotDeciding => {
+            let status = handle.status();
+            let why = match (&status.blocked, status.fault()) {
+                (Some(blocked), _) => format!("it is blocked: {}", blocked.detail),
+                (None, Some(error)) => format!("it keeps trying after an error: {error}"),
+                (None, None) => format!("it is {}", access::phase_words(status.phase)),
+            };
+            Problem::new(
+                Code::Replaying,
+                format!(
+                    "partition {partition} of {name} takes no commands now: {why}. Nothing was done; send the \
+                     command again in a moment"
+                ),
+            )
+            .with("partition", partition.0)
+            .with("lag", status.lag_events)
+        }
+        CommandFault::QueueFull => Problem::new(
+            Code::CommandsFull,
+            format!(
+                "{} commands wait for partition {partition} of {name}, as many as may: nothing was done; send \
+                 the command again in a moment",
+                limits::COMMANDS_QUEUED_MAX
+            ),
+        ),
+        CommandFault::OutcomesFull => Problem::new(
+            Code::OutcomesFull,
+            format!(
+                "partition {partition} of {name} keeps as many outcomes as it may, each for a day, so that a \
+                 repeat gets the same answer; none is forgotten early. Nothing was done"
+            ),
+        ),
+        CommandFault::Unknown(why) => Problem::new(
+            Code::OutcomeUnknown,
+            format!(
+                "whether the command was done is unknown ({why}): send it again with the same Idempotency-Key, \
+                 which tells"
+            ),
+        ),
+        CommandFault::OtherRequest => Problem::new(
+            Code::IdempotencyConflict,
+            "this Idempotency-Key belongs to another command (another key, name or body): a new command needs \
+             a new one",
+        ),
+        CommandFault::UnknownCommand => {
+            let offered = inspection.description.commands.iter();
+            let offered: Vec<_> = offered.map(|command| command.name.as_str()).collect();
+            Problem::new(
+                Code::UnknownCommand,
+                format!(
+                    "{name} has no command '{command}': it has {}",
+                    offered.join(", ")
+                ),
+            )
+            .with("commands", offered)
+        }
+        CommandFault::BadBody { field, problem } => {
+            Problem::new(Code::BadBody, format!("{field}: {problem}")).with("field", field)
+        }
+        CommandFault::Failed { code, detail } => {
+            let (of, advice) = match code.as_str() {
+                "try-again" => (Code::NotReady, "nothing was done; send it again"),
+                _ => (
+                    Code::PluginTrapped,
+                    "nothing was done, and the partition goes on",
+                ),
+            };
+            Problem::new(of, format!("{detail}: {advice}")).with("fault", code)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: HeaderName, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn a_condition_names_versions() {
+        let these = |value| expects(&of(header::IF_MATCH, value));
+        assert_eq!(expects(&HeaderMap::new()).unwrap(), Expects::Anything);
+        assert_eq!(these("*").unwrap(), Expects::Present);
+        assert_eq!(these("\"17-0a1b2c3d\"").unwrap(), Expects::OneOf(vec![17]));
+        assert_eq!(
+            these("\"1\", W/\"2-ff\"").unwrap(),
+            Expects::OneOf(vec![1, 2])
+        );
+        for bad in ["17", "\"x\"", "\"17-zz\"", "\"-1\"", "\"\""] {
+            assert_eq!(these(bad).unwrap_err().code, Code::BadEtag, "{bad}");
+        }
+        let none = |value| expects(&of(header::IF_NONE_MATCH, value));
+        assert_eq!(none("*").unwrap(), Expects::Absent);
+        assert_eq!(none("\"17\"").unwrap_err().code, Code::BadEtag);
+        let mut both = of(header::IF_MATCH, "\"1\"");
+        both.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        assert_eq!(expects(&both).unwrap_err().code, Code::BadEtag);
+    }
+}

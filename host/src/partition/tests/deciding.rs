@@ -1,0 +1,466 @@
+//! The worker of a command handler: one winner for each version, the same answer to every repeat, and nothing in the
+//! log that was decided on less than all of it; whatever crashes and whoever takes over.
+
+use std::collections::BTreeSet;
+
+use super::publishing::{folded, publishing};
+use super::*;
+use crate::log::{Read, ReadLimits};
+use crate::partition::{Answer, CommandFault, CommandRequest, Expects, Settled};
+use crate::plugin::{CallContext, Command, Decision, EventOut, Refusal};
+
+/// A stock of items: `add` and `take` change it by the number in the body, `drop` removes it.
+#[derive(Debug)]
+struct Stock(Inspection);
+
+#[derive(Debug)]
+struct StockInstance;
+
+impl Stock {
+    fn new() -> Arc<Self> {
+        let manifest = Manifest::from_toml(
+            "name = \"stock\"\nversion = \"1.0.0\"\noutput = \"told\"\nstate-schema = \"stock/1\"\n",
+        );
+        Arc::new(Self(Inspection {
+            digest: Digest::of(b"stock"),
+            manifest: manifest.unwrap(),
+            capabilities: Capabilities {
+                fold: true,
+                decide: true,
+                ..Capabilities::default()
+            },
+            kind: Kind::CommandHandler,
+            description: Description::default(),
+        }))
+    }
+}
+
+impl PluginCode for Stock {
+    fn inspection(&self) -> &Inspection {
+        &self.0
+    }
+
+    fn instance(&self) -> Result<Box<dyn PluginInstance>, CallError> {
+        Ok(Box::new(StockInstance))
+    }
+}
+
+fn number(bytes: &[u8]) -> i64 {
+    std::str::from_utf8(bytes).unwrap().parse().unwrap()
+}
+
+impl PluginInstance for StockInstance {
+    fn route(&mut self, _: &RouteInput) -> Result<Routes, CallError> {
+        unreachable!("it has no route")
+    }
+
+    /// The state is the value of the last event; "bad" is rejected.
+    fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError> {
+        assert!(
+            input.offsets.is_empty(),
+            "an event is folded before it has an offset"
+        );
+        let states = (0..input.keys.len()).map(|key| input.states.get(key).map(<[u8]>::to_vec));
+        let mut states: Vec<_> = states.collect();
+        let mut folded = Folded::default();
+        for event in 0..input.events() {
+            match input.values.get(event) {
+                Some(b"bad") => folded.rejected.push(Rejection {
+                    index: u32::try_from(event).unwrap(),
+                    code: "bad".to_owned(),
+                    reason: "it is bad".to_owned(),
+                }),
+                value => states[input.entities[event] as usize] = value.map(<[u8]>::to_vec),
+            }
+        }
+        for state in states {
+            folded.states.push(state.as_deref());
+        }
+        Ok(folded)
+    }
+
+    fn decide(
+        &mut self,
+        _: &[u8],
+        state: Option<&[u8]>,
+        command: &Command,
+    ) -> Result<Result<Decision, Refusal>, CallError> {
+        let there = state.map_or(0, number);
+        let event = |value: Option<String>| EventOut {
+            value: value.map(String::into_bytes),
+            headers: Vec::new(),
+        };
+        let body = &command.content.body;
+        let events = match command.name.as_str() {
+            "add" => vec![event(Some((there + number(body)).to_string()))],
+            "twice" => vec![
+                event(Some((there + 1).to_string())),
+                event(Some((there + 2).to_string())),
+            ],
+            "take" if number(body) > there => {
+                return Ok(Err(Refusal::Refused {
+                    code: "too-few".to_owned(),
+                    reason: format!("there are {there}"),
+                    details: String::new(),
+                }));
+            }
+            "take" => vec![event(Some((there - number(body)).to_string()))],
+            "drop" => vec![event(None)],
+            "bad" => vec![event(Some("bad".to_owned()))],
+            "trap" => return Err(CallError::Trap("as told".to_owned())),
+            _ => return Ok(Err(Refusal::UnknownCommand)),
+        };
+        Ok(Ok(Decision {
+            events,
+            reply: None,
+        }))
+    }
+
+    fn answer(
+        &mut self,
+        _: &[u8],
+        _: Option<&[u8]>,
+        _: &Question,
+        _: u64,
+    ) -> Result<Result<Payload, QueryError>, CallError> {
+        Ok(Err(QueryError::UnknownQuery))
+    }
+
+    fn migrate(
+        &mut self,
+        _: &str,
+        _: u32,
+        _: &BytesColumn,
+        _: &OptionalColumn,
+    ) -> Result<Result<OptionalColumn, String>, CallError> {
+        unreachable!("it migrates nothing")
+    }
+
+    fn fuel_used(&self) -> u64 {
+        1
+    }
+}
+
+fn request(id: &str, key: &str, name: &str, body: i64) -> CommandRequest {
+    CommandRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        command: Command {
+            name: name.to_owned(),
+            id: id.to_owned(),
+            content: Payload {
+                content_type: "text/plain".to_owned(),
+                body: body.to_string().into_bytes(),
+            },
+            context: CallContext::default(),
+        },
+        expects: Expects::Anything,
+        travelling: Vec::new(),
+    }
+}
+
+fn on_version(request: CommandRequest, version: u64) -> CommandRequest {
+    CommandRequest {
+        expects: Expects::OneOf(vec![version]),
+        ..request
+    }
+}
+
+impl World {
+    /// Runs the stock's only partition.
+    fn decide(&self) -> Running {
+        let code = Stock::new();
+        let control = Control::new(code_of(1, code.clone()));
+        self.codes.0.lock().insert(1, Counter::new());
+        let own = Publishing {
+            decides: true,
+            ..publishing(Role::Serving, Some("foldhost.stock.0"))
+        };
+        let input = Input::own(&TopicName::new("told").unwrap());
+        self.start_on(1, None, control, Some(own), input)
+    }
+
+    /// What the log says: key, value, and the command that caused it.
+    async fn events(&self) -> Vec<(String, Option<String>, String)> {
+        let of = TopicPartition {
+            topic: TopicName::new("told").unwrap(),
+            partition: Partition(0),
+        };
+        let readers = self.log.reader_set("test-events").unwrap();
+        let mut reader = readers.open(&of, Offset(0)).await.unwrap();
+        let limits = ReadLimits {
+            records_max: 100_000,
+            bytes_max: usize::MAX,
+        };
+        let mut batch = RecordBatch::new();
+        while reader.read(&mut batch, limits).await.unwrap() == Read::Records {}
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let events = batch.iter().map(|record| {
+            let mut headers = record.headers();
+            let cause = headers.find(|(name, _)| *name == "foldhost-cause");
+            let cause = cause.and_then(|(_, value)| value).map(text);
+            let key = record.key.map(text).unwrap_or_default();
+            (key, record.value.map(text), cause.unwrap_or_default())
+        });
+        events.collect()
+    }
+}
+
+async fn live(running: &Running) {
+    wait_until(&running.0, |status| status.phase == Phase::Live).await;
+}
+
+async fn ask(running: &Running, request: CommandRequest) -> Answer {
+    running.0.command(request).await.unwrap()
+}
+
+fn is_accepted(answer: &Answer) -> bool {
+    matches!(answer.outcome.what, Settled::Accepted { .. })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_those_who_take_the_last_items_at_once_no_more_get_one_than_there_are() {
+    let world = World::new(1 << 20).await;
+    let running = world.decide();
+    live(&running).await;
+    assert!(is_accepted(
+        &ask(&running, request("0", "a", "add", 10)).await
+    ));
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 1..=64 {
+        let handle = running.0.clone();
+        tasks.spawn(async move {
+            let id = number.to_string();
+            handle.command(request(&id, "a", "take", 1)).await.unwrap()
+        });
+    }
+    let answers = tasks.join_all().await;
+    let accepted = answers.iter().filter(|it| is_accepted(it));
+    let versions: BTreeSet<_> = accepted.map(|it| it.outcome.version).collect();
+    assert_eq!(versions, (2..=11).map(Some).collect());
+    let events = world.events().await;
+    let values: Vec<_> = events.iter().map(|it| it.1.clone().unwrap()).collect();
+    let expected: Vec<_> = (0..=10).rev().map(|left| left.to_string()).collect();
+    assert_eq!(values, expected);
+    // What they see afterwards is where the last event lies.
+    let position = answers
+        .iter()
+        .filter_map(|it| it.position.clone())
+        .max_by_key(|it| it.offset);
+    assert_eq!(running.0.status().next, position.unwrap().offset.next());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_has_one_winner_and_counts_on_where_a_state_is_gone() {
+    let world = World::new(1 << 20).await;
+    let mut running = world.decide();
+    live(&running).await;
+    let first = CommandRequest {
+        expects: Expects::Absent,
+        ..request("1", "a", "add", 5)
+    };
+    assert_eq!(ask(&running, first).await.outcome.version, Some(1));
+    let twice = ask(&running, on_version(request("2", "a", "twice", 0), 1)).await;
+    assert_eq!(twice.outcome.version, Some(3));
+    let stale = ask(&running, on_version(request("3", "a", "add", 1), 1)).await;
+    assert_eq!(
+        (stale.outcome.what, stale.outcome.version),
+        (Settled::Stale, Some(3))
+    );
+    let gone = ask(&running, on_version(request("4", "a", "drop", 0), 3)).await;
+    assert!(is_accepted(&gone) && gone.outcome.version.is_none());
+    assert_eq!(running.0.state(b"a").await.unwrap().state, None);
+    assert_eq!(running.0.scan(b"", None, 10).await.unwrap(), []);
+    for _ in 0..2 {
+        // A restart, with and without a commit of the state.
+        running.1.send_replace(Stop::Abandon);
+        running.2.await.unwrap();
+        running = world.decide();
+        live(&running).await;
+    }
+    let absent = CommandRequest {
+        expects: Expects::Absent,
+        ..request("5", "a", "add", 7)
+    };
+    // Whoever has seen version 1 can not take the new one for it.
+    assert_eq!(ask(&running, absent).await.outcome.version, Some(5));
+    let state = running.0.state(b"a").await.unwrap().state.unwrap();
+    assert_eq!((&*state.state, state.version()), (&b"7"[..], 5));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_repeat_gets_the_first_answer_also_of_a_later_owner() {
+    let world = World::new(1 << 20).await;
+    let mut running = world.decide();
+    live(&running).await;
+    let asked = [
+        request("1", "a", "add", 5),
+        request("2", "a", "take", 9),
+        on_version(request("3", "a", "add", 1), 7),
+    ];
+    let mut first = Vec::new();
+    for request in &asked {
+        first.push(ask(&running, request.clone()).await.outcome);
+    }
+    for _ in 0..3 {
+        for (request, first) in asked.iter().zip(&first) {
+            let again = ask(&running, request.clone()).await;
+            assert!(again.is_repeat && again.outcome == *first);
+        }
+        let other = running.0.command(request("1", "a", "add", 6)).await;
+        assert_eq!(other, Err(CommandFault::OtherRequest));
+        running.1.send_replace(Stop::Abandon);
+        running.2.await.unwrap();
+        running = world.decide();
+        live(&running).await;
+        ask(
+            &running,
+            request(&format!("more{}", first.len()), "a", "add", 0),
+        )
+        .await;
+        first.truncate(first.len());
+    }
+    let of_first = world
+        .events()
+        .await
+        .into_iter()
+        .filter(|it| it.2 == "command 1");
+    assert_eq!(of_first.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_fails_leaves_nothing_behind_and_the_partition_goes_on() {
+    let world = World::new(1 << 20).await;
+    let running = world.decide();
+    live(&running).await;
+    ask(&running, request("1", "a", "add", 5)).await;
+    let fault = |code: &str, fault: Result<Answer, CommandFault>| match fault {
+        Err(CommandFault::Failed { code: found, .. }) => assert_eq!(found, code),
+        other => panic!("{other:?}"),
+    };
+    fault(
+        "plugin-trapped",
+        running.0.command(request("2", "a", "trap", 0)).await,
+    );
+    fault(
+        "own-event-rejected",
+        running.0.command(request("3", "a", "bad", 0)).await,
+    );
+    let unknown = running.0.command(request("4", "a", "fly", 0)).await;
+    assert_eq!(unknown, Err(CommandFault::UnknownCommand));
+    assert_eq!(
+        ask(&running, request("5", "a", "add", 1))
+            .await
+            .outcome
+            .version,
+        Some(2)
+    );
+    assert_eq!(world.events().await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_lost_the_partition_decides_nothing_any_more() {
+    let world = World::new(1 << 20).await;
+    let first = world.decide();
+    live(&first).await;
+    ask(&first, request("1", "a", "add", 1)).await;
+    let second = world.decide();
+    live(&second).await;
+    assert!(is_accepted(
+        &ask(&second, request("2", "a", "take", 1)).await
+    ));
+    // On its state there is still one.
+    let late = first.0.command(request("3", "a", "take", 1)).await;
+    assert!(
+        matches!(
+            late,
+            Err(CommandFault::Unknown(_) | CommandFault::NotDeciding)
+        ),
+        "{late:?}"
+    );
+    assert!(matches!(first.2.await.unwrap(), Exit::Fenced(_)));
+    let again = ask(&second, request("3", "a", "take", 1)).await;
+    assert!(matches!(again.outcome.what, Settled::Refused { .. }));
+    assert_eq!(world.events().await.len(), 2);
+}
+
+/// Clients that take and add at random and repeat what they have no answer to, while the owner is killed: the log
+/// holds each accepted command once, each decided on the state that those before it have made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_is_decided_once_on_all_that_came_before_whatever_crashes() {
+    for seed in 0..4 {
+        let world = World::new(1 << 20).await;
+        let current = Arc::new(parking_lot::Mutex::new(None::<PartitionHandle>));
+        let answers = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let mut clients = tokio::task::JoinSet::new();
+        for client in 0..8_u64 {
+            let (current, answers) = (current.clone(), answers.clone());
+            let mut random = ChaCha8Rng::seed_from_u64(seed * 100 + client);
+            clients.spawn(async move {
+                for number in 0..60 {
+                    let id = format!("{client}-{number}");
+                    let name = match random.random_bool(0.5) {
+                        true => "add",
+                        false => "take",
+                    };
+                    let key = format!("k{}", random.random_range(0..3));
+                    let asked = request(&id, &key, name, random.random_range(1..5));
+                    let answer = loop {
+                        let handle = current.lock().clone();
+                        if let Some(handle) = handle
+                            && let Ok(answer) = handle.command(asked.clone()).await
+                        {
+                            break answer;
+                        }
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    };
+                    answers.lock().push((id, answer));
+                }
+            });
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let mut running = world.decide();
+        loop {
+            *current.lock() = Some(running.0.clone());
+            let pause = Duration::from_millis(random.random_range(5..60));
+            let all = async { while clients.join_next().await.is_some() {} };
+            if tokio::time::timeout(pause, all).await.is_ok() {
+                break;
+            }
+            let how = match random.random_bool(0.3) {
+                true => Stop::Clean,
+                false => Stop::Abandon,
+            };
+            running.1.send_replace(how);
+            running.2.await.unwrap();
+            running = world.decide();
+        }
+        live(&running).await;
+        let mut counts = BTreeMap::<String, i64>::new();
+        let mut causes = BTreeSet::new();
+        for (key, value, cause) in world.events().await {
+            assert!(causes.insert(cause.clone()), "seed {seed}: {cause} twice");
+            let value = number(value.unwrap().as_bytes());
+            let before = counts.insert(key, value).unwrap_or(0);
+            assert!(
+                value >= 0 && (value - before).abs() < 5,
+                "seed {seed}: {before} {value}"
+            );
+        }
+        let answers = std::mem::take(&mut *answers.lock());
+        assert_eq!(answers.len(), 8 * 60);
+        let accepted = answers.iter().filter(|(_, answer)| is_accepted(answer));
+        let accepted: BTreeSet<_> = accepted.map(|(id, _)| format!("command {id}")).collect();
+        assert_eq!(accepted, causes, "seed {seed}");
+        for (key, count) in counts {
+            let state = running
+                .0
+                .state(key.as_bytes())
+                .await
+                .unwrap()
+                .state
+                .unwrap();
+            assert_eq!(number(&state.state), count, "seed {seed}, {key}");
+        }
+        folded(&running, Offset(0)).await;
+    }
+}

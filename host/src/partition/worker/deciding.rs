@@ -1,0 +1,362 @@
+//! How the worker of a command handler's partition decides commands. Part of `worker`.
+//!
+//! Invariants: no command is decided before the partition has folded all that was ever written to the owned topic,
+//! and none beside a transaction that is under way; states are changed once their events are durable, so that
+//! queries see nothing that may still fail; after any error of a transaction the partition is opened again, and
+//! whoever waits is told that nobody knows.
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::super::changes::Changes;
+use super::super::deciding::{Asked, CommandFault, Outcomes, Queued, Round, Settled, Speculation};
+use super::super::publish::Stamp;
+use super::super::{PartitionSpec, Ports, journal, open};
+use super::folding::load_states;
+use super::{Phase, Worker};
+use crate::limits;
+use crate::log::{LogError, NewRecord, Read, ReadLimits, RecordBatch, TransactionalWriter};
+use crate::types::{Offset, Partition, RecordPosition, TopicName, TopicPartition};
+
+/// Decides the commands of a partition.
+#[derive(Debug)]
+pub(in crate::partition) struct Decider {
+    /// `None` while a transaction has it.
+    writer: Option<Box<dyn TransactionalWriter>>,
+    commands: mpsc::Receiver<Queued>,
+    outcomes: Outcomes,
+    stamp: Stamp,
+    in_flight: Option<InFlight>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    task: JoinHandle<Result<Written, LogError>>,
+    round: Round,
+}
+
+/// What a decider has waited for.
+#[derive(Debug)]
+pub(super) enum Decided {
+    /// A command came.
+    Command(Queued),
+    /// A transaction has ended.
+    Written(Result<(Vec<(Partition, Offset)>, Round), LogError>),
+}
+
+type Written = (Box<dyn TransactionalWriter>, Vec<(Partition, Offset)>);
+
+impl Decider {
+    /// Reads the outcomes that are still kept. Whoever could write others is fenced.
+    pub(in crate::partition) async fn open(
+        ports: &Ports,
+        spec: &PartitionSpec,
+        writer: Box<dyn TransactionalWriter>,
+        commands: mpsc::Receiver<Queued>,
+    ) -> Result<Self, LogError> {
+        const LIMITS: ReadLimits = ReadLimits {
+            records_max: limits::BATCH_EVENTS_MAX,
+            bytes_max: limits::BATCH_BYTES_MAX,
+        };
+        let journal = TopicPartition {
+            topic: spec.journal.clone(),
+            partition: spec.store.partition,
+        };
+        let mut outcomes = Outcomes::default();
+        let since = outcomes.kept_since(ports.clock.now_ms());
+        let from = ports.log.offset_at(&journal, since).await?;
+        let mut reader = ports.readers.open(&journal, from).await?;
+        let mut batch = RecordBatch::new();
+        loop {
+            batch.clear();
+            if reader.read(&mut batch, LIMITS).await? == Read::EndOfPartition {
+                break;
+            }
+            for record in batch.iter() {
+                let outcome = record.value.and_then(journal::read_outcome);
+                if let Some((id, outcome)) = outcome.filter(|(_, it)| it.at_ms >= since) {
+                    outcomes.keep(&id, outcome);
+                }
+            }
+        }
+        Ok(Self {
+            writer: Some(writer),
+            commands,
+            outcomes,
+            stamp: Stamp::new(spec),
+            in_flight: None,
+        })
+    }
+
+    /// Whether a transaction is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    /// Waits for the end of the transaction under way or, if there is none, for the next command. Cancel-safe.
+    pub(super) async fn event(&mut self) -> Decided {
+        if self.is_busy() {
+            return Decided::Written(self.ended().await);
+        }
+        match self.commands.recv().await {
+            Some(first) => Decided::Command(first),
+            // Whoever could command holds the handle, as the worker itself does.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for the transaction under way. Cancel-safe.
+    async fn ended(&mut self) -> Result<(Vec<(Partition, Offset)>, Round), LogError> {
+        let in_flight = self.in_flight.as_mut().expect("one is under way");
+        let ended = (&mut in_flight.task).await;
+        let mut round = self.in_flight.take().expect("it was just there").round;
+        let written = ended
+            .map_err(|error| LogError::OutcomeUnknown(format!("the transaction died: {error}")))
+            .and_then(|written| written);
+        match written {
+            Ok((writer, places)) => {
+                self.writer = Some(writer);
+                Ok((places, round))
+            }
+            Err(error) => {
+                round.give_up(&error.to_string());
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Decider {
+    fn drop(&mut self) {
+        // Whoever opens the partition next fences the writer.
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.task.abort();
+        }
+        self.commands.close();
+        while let Ok(queued) = self.commands.try_recv() {
+            queued.answer(Err(CommandFault::NotDeciding));
+        }
+    }
+}
+
+impl Worker {
+    /// Whether the partition takes commands: it has read all there is, and nobody has it stand still.
+    pub(super) fn takes_commands(&self) -> bool {
+        let is_live = self.handle.shared.status.read().phase == Phase::Live;
+        self.decider.is_some() && is_live && !self.frozen && !self.paused
+    }
+
+    /// Whether the next command may be decided now.
+    pub(super) fn may_decide(&self) -> bool {
+        let is_free = self.decider.as_ref().is_some_and(|it| !it.is_busy());
+        is_free
+            && self.takes_commands()
+            && self.batch.is_empty()
+            && self.successor.is_none()
+            && self.retry_at.is_none()
+            && !self.handle.shared.table.read().is_full()
+    }
+
+    /// Whether a round is being written.
+    pub(super) fn is_deciding(&self) -> bool {
+        self.decider.as_ref().is_some_and(Decider::is_busy)
+    }
+
+    /// Refuses commands that would wait for nobody knows how long.
+    pub(super) fn refuse_commands(&mut self) {
+        if self.takes_commands() {
+            return;
+        }
+        if let Some(decider) = &mut self.decider {
+            while let Ok(queued) = decider.commands.try_recv() {
+                queued.answer(Err(CommandFault::NotDeciding));
+            }
+        }
+    }
+
+    /// Decides a command, and those that wait behind it, and begins to write what came of them.
+    pub(super) async fn decide(&mut self, first: Queued) {
+        let Some(decider) = &mut self.decider else {
+            return first.answer(Err(CommandFault::NotDeciding));
+        };
+        let mut bytes = first.request.command.content.body.len();
+        let mut commands = vec![first];
+        while commands.len() < limits::COMMANDS_AT_ONCE_MAX
+            && bytes < limits::COMMANDS_AT_ONCE_BYTES_MAX
+            && let Ok(next) = decider.commands.try_recv()
+        {
+            bytes += next.request.command.content.body.len();
+            commands.push(next);
+        }
+        let mut keys = RecordBatch::new();
+        for (offset, queued) in (0..).zip(&commands) {
+            keys.push(Offset(offset), 0, Some(&queued.request.key), None, []);
+        }
+        let in_use = self.handle.shared.table.use_for_batch();
+        let loaded = load_states(&self.handle, &self.ports, &*self.store, &keys).await;
+        let ready = match loaded {
+            Ok(ready) => ready,
+            Err(error) => {
+                for queued in commands {
+                    queued.answer(Err(CommandFault::NotDeciding));
+                }
+                return self.try_again(&error.to_string());
+            }
+        };
+        let Some(decider) = &mut self.decider else {
+            return;
+        };
+        // States that do not fit into one call are loaded for whoever comes next.
+        let later = commands.split_off(ready.max(1).min(commands.len()));
+        for queued in later {
+            queued.answer(Err(CommandFault::NotDeciding));
+        }
+        let code = self.handle.code();
+        let now_ms = self.ports.clock.now_ms();
+        let partition = self.handle.spec().store.partition;
+        let asked = Asked {
+            source: &self.source,
+            stamp: &decider.stamp,
+            partition,
+            folds: code.code.inspection().capabilities.fold,
+            now_ms,
+        };
+        let before = position_before(&self.handle.spec().source(), self.checkpoint.next);
+        let round = {
+            let table = self.handle.shared.table.read();
+            let mut states = Speculation::over(&table);
+            let outcomes = &decider.outcomes;
+            Round::decide(
+                &mut self.slot,
+                &mut states,
+                outcomes,
+                commands,
+                &asked,
+                || before.clone(),
+            )
+        };
+        drop(in_use);
+        if round.is_empty() {
+            return;
+        }
+        let expired = decider
+            .outcomes
+            .expire(now_ms, limits::OUTCOMES_EXPIRED_AT_ONCE_MAX);
+        let spec = self.handle.spec();
+        let journal = |record: NewRecord| (spec.journal.clone(), record);
+        let topic = spec.input.topic.clone();
+        let events = round.events.iter().cloned();
+        let mut records: Vec<(TopicName, NewRecord)> =
+            events.map(|event| (topic.clone(), event)).collect();
+        records.extend(
+            round
+                .outcomes
+                .iter()
+                .map(|(id, outcome)| journal(journal::outcome_record(partition, id, outcome))),
+        );
+        let gone = expired.iter();
+        records.extend(gone.map(|id| journal(journal::outcome_tombstone(partition, id))));
+        let mut writer = decider.writer.take().expect("one transaction at a time");
+        let task = tokio::spawn(async move {
+            let places = writer.commit(records).await?;
+            Ok((writer, places))
+        });
+        decider.in_flight = Some(InFlight { task, round });
+    }
+
+    /// A round is durable: its states are those of the partition from here on, and whoever waits is answered.
+    pub(super) fn decided(&mut self, places: &[(Partition, Offset)], mut round: Round) {
+        let events = round.events.len();
+        if let (Some(last), Some((_, offset))) = (
+            round.events.last(),
+            places.get(..events).and_then(<[_]>::last),
+        ) {
+            self.checkpoint.next = offset.next();
+            let mut batch = RecordBatch::new();
+            let headers = last.headers.iter();
+            batch.push(
+                *offset,
+                last.timestamp_ms.unwrap_or_default(),
+                last.key.as_deref(),
+                last.value.as_deref(),
+                headers.map(|(name, value)| (&**name, value.as_deref())),
+            );
+            self.checkpoint.last = Some(open::identity(&batch.get(0)));
+            self.checkpoint.published = true;
+            self.folded_at = self.ports.clock.elapsed();
+        }
+        let (state_bytes, largest) = {
+            let mut table = self.handle.shared.table.write();
+            let mut changes = Changes::default();
+            for (key, state) in &round.states {
+                let hash = table.hash(key);
+                let at = table.find(hash, key);
+                changes.push(
+                    hash,
+                    key,
+                    at,
+                    state.as_ref().map(crate::state::KeyState::as_ref),
+                );
+            }
+            table.change_all(&changes);
+            (table.bytes(), table.largest_state_bytes())
+        };
+        let store = &self.handle.spec().store;
+        let metrics = &self.ports.metrics;
+        metrics.state_bytes(store, state_bytes, largest);
+        metrics.published(store, events as u64);
+        let outcomes = round.outcomes.iter();
+        let refused = outcomes.filter(|(_, it)| !matches!(it.what, Settled::Accepted { .. }));
+        metrics.decided(store, round.outcomes.len() as u64, refused.count() as u64);
+        if let Some(decider) = &mut self.decider {
+            for (id, outcome) in &round.outcomes {
+                decider.outcomes.keep(id, outcome.clone());
+            }
+        }
+        let source = self.handle.spec().source();
+        let before = position_before(&source, self.checkpoint.next);
+        round.confirm(|events| match events.checked_sub(1) {
+            Some(last) => places.get(last).map(|(_, offset)| RecordPosition {
+                topic: source.topic.clone(),
+                partition: source.partition,
+                offset: *offset,
+            }),
+            None => before.clone(),
+        });
+        self.live_at = self.live_at.max(self.checkpoint.next);
+        self.publish_position();
+    }
+
+    /// Leaves out of the batch what somebody else wrote to the owned topic.
+    pub(super) fn drop_foreign(&mut self) {
+        if !self.source.versions {
+            return;
+        }
+        let plugin = &self.handle.spec().store.plugin;
+        let adopts = self
+            .handle
+            .spec()
+            .publishing
+            .as_ref()
+            .is_some_and(|it| it.folds_unstamped);
+        let mut rest = RecordBatch::new();
+        for record in self.batch.iter() {
+            let is_own = super::super::publish::is_stamped(&record, plugin);
+            self.checkpoint.published |= is_own;
+            // What was there before the topic was adopted lies before everything that is the plugin's.
+            if is_own || (adopts && !self.checkpoint.published) {
+                rest.push_record(&record);
+            }
+        }
+        self.batch = rest;
+    }
+}
+
+/// The last record before an offset, if there is one.
+fn position_before(source: &TopicPartition, next: Offset) -> Option<RecordPosition> {
+    Some(RecordPosition {
+        topic: source.topic.clone(),
+        partition: source.partition,
+        offset: Offset(next.0.checked_sub(1)?),
+    })
+}
