@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// Shown with every wrong argument.
-pub(crate) const USAGE: &str = "usage: tests/bench/run [--growth | --republish] [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
+pub(crate) const USAGE: &str = "usage: tests/bench/run [--growth | --republish | --commands] [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
                          [--json FILE] [--results FILE]";
 
 /// Events of one input, as the issue of speed asks.
@@ -33,6 +33,8 @@ pub(crate) enum Mode {
     Growth,
     /// foldhost and Kafka Streams, publishing a record for each event.
     Republish,
+    /// foldhost alone, deciding commands.
+    Commands,
 }
 
 /// What is measured.
@@ -106,6 +108,7 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
         match word.as_str() {
             "--growth" => args.mode = Mode::Growth,
             "--republish" => args.mode = Mode::Republish,
+            "--commands" => args.mode = Mode::Commands,
             "--quick" => args.quick = true,
             "--rounds" => args.rounds = number(&value()?)?,
             "--events" => args.events = number(&value()?)?,
@@ -129,7 +132,7 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
         args.events = match args.mode {
             _ if args.quick => EVENTS_QUICK,
             Mode::Republish => EVENTS_REPUBLISH,
-            Mode::Fold | Mode::Growth => EVENTS,
+            Mode::Fold | Mode::Growth | Mode::Commands => EVENTS,
         };
     }
     if args.results.as_os_str().is_empty() {
@@ -137,6 +140,7 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
             Mode::Fold => "RESULTS.md",
             Mode::Growth => "GROWTH.md",
             Mode::Republish => "REPUBLISH.md",
+            Mode::Commands => "COMMANDS.md",
         };
         args.results = PathBuf::from("tests/bench").join(file);
     }

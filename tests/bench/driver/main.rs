@@ -1,6 +1,7 @@
 //! The benchmark's driver, started by `tests/bench/run`: a real broker, the inputs, then every contestant in
 //! turn on the same topics, round after round; each checked, measured from outside, and put into a report. Or, with
-//! `--growth`, foldhost alone, as what it has to do grows; or, with `--republish`, what a published record costs.
+//! `--growth`, foldhost alone, as what it has to do grows; or, with `--republish`, what a published record costs; or, with
+//! `--commands`, how many commands it decides.
 //!
 //! Invariant: nothing is reported of a contestant whose final state was not found to be right.
 
@@ -13,6 +14,7 @@
 
 mod args;
 mod child;
+mod commands;
 mod foldhost;
 mod growth;
 mod input;
@@ -55,6 +57,11 @@ fn bench(args: &Args) -> Result<()> {
         Mode::Fold => {
             let measured = rounds::run(args)?;
             (report::table(args, &measured), report::medians(&measured))
+        }
+        Mode::Commands => {
+            let measured = commands::run(args)?;
+            let text = commands::report(args, &measured);
+            (text, report::medians(&measured))
         }
         Mode::Republish => {
             let measured = republish::run(args)?;

@@ -39,7 +39,7 @@ pub(crate) struct Target {
 /// # Errors
 /// If an answer is not 200.
 pub(crate) fn latency(target: &Target, input: &Input, lasts: Duration) -> Result<Latency> {
-    let mut connection = Connection::open(target)?;
+    let mut connection = Connection::open(&target.address)?;
     let mut took = Vec::new();
     let began = Instant::now();
     for n in 0.. {
@@ -70,7 +70,7 @@ pub(crate) fn per_cpu_second(target: &Target, input: &Input, lasts: Duration) ->
         .map(|number| {
             let (target, input) = (target.clone(), input.clone());
             std::thread::spawn(move || -> Result<u64> {
-                let mut connection = Connection::open(&target)?;
+                let mut connection = Connection::open(&target.address)?;
                 let mut answers = 0;
                 while began.elapsed() < lasts {
                     connection.ask(&target, &input, (number << 32) + answers)?;
@@ -89,15 +89,15 @@ pub(crate) fn per_cpu_second(target: &Target, input: &Input, lasts: Duration) ->
     Ok(answers as f64 / cpu.as_secs_f64())
 }
 
-struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    fn open(target: &Target) -> Result<Self> {
-        let stream = TcpStream::connect(&target.address)
-            .with_context(|| format!("nobody listens on {}", target.address))?;
+    pub(crate) fn open(address: &str) -> Result<Self> {
+        let stream =
+            TcpStream::connect(address).with_context(|| format!("nobody listens on {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;
         Ok(Self {
@@ -110,7 +110,15 @@ impl Connection {
         let key = key_text(scramble(n) % input.keys);
         let path = (target.path_of)(&key);
         let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", target.address);
-        self.stream.write_all(request.as_bytes())?;
+        self.exchange(request.as_bytes(), &path)
+    }
+
+    /// Sends a request and reads its answer.
+    ///
+    /// # Errors
+    /// If it is not 200.
+    pub(crate) fn exchange(&mut self, request: &[u8], path: &str) -> Result<()> {
+        self.stream.write_all(request)?;
         let mut have = 0;
         loop {
             let read = self.stream.read(&mut self.buffer[have..])?;
