@@ -312,12 +312,6 @@ async fn a_repeat_gets_the_first_answer_also_of_a_later_owner() {
         running.2.await.unwrap();
         running = world.decide();
         live(&running).await;
-        ask(
-            &running,
-            request(&format!("more{}", first.len()), "a", "add", 0),
-        )
-        .await;
-        first.truncate(first.len());
     }
     let of_first = world
         .events()

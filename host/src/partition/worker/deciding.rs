@@ -164,7 +164,7 @@ impl Worker {
 
     /// Refuses commands that would wait for nobody knows how long.
     pub(super) fn refuse_commands(&mut self) {
-        if self.takes_commands() {
+        if self.decider.is_none() || self.takes_commands() {
             return;
         }
         if let Some(decider) = &mut self.decider {
@@ -179,6 +179,8 @@ impl Worker {
         let Some(decider) = &mut self.decider else {
             return first.answer(Err(CommandFault::NotDeciding));
         };
+        // It has read all there is, and knows what it writes itself.
+        self.reader = None;
         let mut bytes = first.request.command.content.body.len();
         let mut commands = vec![first];
         while commands.len() < limits::COMMANDS_AT_ONCE_MAX
