@@ -100,21 +100,29 @@ fn a_plugin_takes_five_commands_inside_a_clone() -> Result<()> {
     Ok(())
 }
 
-/// A republisher as `plugin new` writes it builds, and passes its tests.
-fn republisher_from_nothing(folder: &Path) -> Result<()> {
-    let name = "my-republisher";
+/// A plugin of a kind, as `plugin new` writes it, builds and passes its tests.
+fn from_nothing(folder: &Path, name: &str, kind: &str, export: &str) -> Result<()> {
     // Neither asks a host.
     let run = |arguments: &[&str]| run_well(folder, "http://127.0.0.1:9", arguments);
-    run(&["plugin", "new", name, "--kind", "republisher"])?;
+    run(&["plugin", "new", name, "--kind", kind])?;
     run(&["plugin", "build", name])?;
     let plugin = folder.join(name);
     let wasm = std::fs::read(plugin.join(format!("{name}.wasm")))?;
     let exports = wasm::exports(&wasm)?;
-    let is_republisher = exports
-        .iter()
-        .any(|export| export.starts_with("foldhost:plugin/react"));
-    ensure!(is_republisher, "{exports:?}");
+    let prefix = format!("foldhost:plugin/{export}");
+    ensure!(
+        exports.iter().any(|it| it.starts_with(&prefix)),
+        "{exports:?}"
+    );
     native_tests_pass(&plugin)
+}
+
+fn republisher_from_nothing(folder: &Path) -> Result<()> {
+    from_nothing(folder, "my-republisher", "republisher", "react")
+}
+
+fn handler_from_nothing(folder: &Path) -> Result<()> {
+    from_nothing(folder, "my-handler", "handler", "decide")
 }
 
 /// Its README, line by line.
@@ -165,6 +173,59 @@ fn a_republisher_to_start_from_works_inside_a_clone() -> Result<()> {
     let copy = scratch.join("clone");
     clone::copy_to(&copy)?;
     republisher_from_nothing(&copy.join("plugins"))
+}
+
+/// The handler's README, line by line; `--if-version` sends `If-Match`.
+fn handler_runs(host: &Host, folder: &Path) -> Result<()> {
+    let name = "my-handler";
+    let run = |arguments: &[&str]| run_well(folder, host.url(), arguments);
+    run(&["plugin", "deploy", name, "--wait"])?;
+    let chair = |command| ["command", name, "chair", command, r#"{"items":1}"#];
+    for (command, left) in [("add", 1), ("take", 0)] {
+        let answer: Value = serde_json::from_str(&run(&chair(command))?)?;
+        ensure!(answer == json!({ "left": left }), "{command}: {answer}");
+    }
+    let versioned = [&chair("take")[..], &["--if-version", "1"]].concat();
+    for (arguments, why) in [
+        (&versioned[..], "its state has version 2"),
+        (&chair("take"), "there are 0 left"),
+    ] {
+        let refused = run_in(folder, host.url(), arguments)?;
+        let said = shown(&refused);
+        ensure!(
+            refused.status.code() == Some(4) && said.contains(why),
+            "{said}"
+        );
+    }
+    let text = run(&["topic", "consume", &format!("{name}-events")])?;
+    let lines = text.lines().map(serde_json::from_str);
+    let records: Vec<Value> = lines.collect::<Result<_, _>>()?;
+    let events: Vec<_> = records
+        .iter()
+        .map(|it| [&it["key"], &it["value"]["type"]])
+        .collect();
+    ensure!(events == [["chair", "added"], ["chair", "taken"]], "{text}");
+    let answer: Value = serde_json::from_str(&run(&["query", name, "chair"])?)?;
+    ensure!(answer == json!({ "left": 0 }), "{answer}");
+    Ok(())
+}
+
+#[test]
+fn a_handler_to_start_from_works_outside_a_clone() -> Result<()> {
+    let scratch = Scratch::new("handler")?;
+    let host = Start::serve(scratch.path()).ready()?;
+    let folder = scratch.join("elsewhere");
+    std::fs::create_dir(&folder)?;
+    handler_from_nothing(&folder)?;
+    handler_runs(&host, &folder)
+}
+
+#[test]
+fn a_handler_to_start_from_works_inside_a_clone() -> Result<()> {
+    let scratch = Scratch::new("handler-inside")?;
+    let copy = scratch.join("clone");
+    clone::copy_to(&copy)?;
+    handler_from_nothing(&copy.join("plugins"))
 }
 
 #[test]

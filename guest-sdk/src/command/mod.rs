@@ -36,6 +36,7 @@ pub const COMMAND_HEADER: &str = "foldhost-command";
 /// once they are durable.
 ///
 /// Name it in the export: `foldhost_sdk::export!(Seats: CommandHandler)`, which exports the fold, too.
+/// `foldhost plugin new NAME --kind handler` writes one to start from.
 ///
 /// ```
 /// use foldhost_sdk::testing::{Driver, Record};

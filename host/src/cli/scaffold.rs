@@ -52,6 +52,18 @@ const REPUBLISHER: [(&str, &str); 3] = [
         include_str!("templates/republisher/README.md.tmpl"),
     ),
 ];
+/// What a command handler is made of, beside.
+const HANDLER: [(&str, &str); 3] = [
+    (
+        "plugin.toml",
+        include_str!("templates/handler/plugin.toml.tmpl"),
+    ),
+    ("src/lib.rs", include_str!("templates/handler/lib.rs.tmpl")),
+    (
+        "README.md",
+        include_str!("templates/handler/README.md.tmpl"),
+    ),
+];
 /// Crates that a plugin's own crate may not share its name with.
 const CRATES: [&str; 11] = [
     "alloc",
@@ -82,6 +94,8 @@ pub enum ScaffoldKind {
     View,
     /// Events to a state per key, and to events of its own.
     Republisher,
+    /// Commands to events of its own, or to refusals.
+    Handler,
 }
 
 impl ScaffoldKind {
@@ -90,6 +104,7 @@ impl ScaffoldKind {
         let own = match self {
             Self::View => VIEW,
             Self::Republisher => REPUBLISHER,
+            Self::Handler => HANDLER,
         };
         COMMON.into_iter().chain(own)
     }
@@ -199,12 +214,14 @@ fn package_name(name: &PluginName) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
     use crate::plugin::Manifest;
 
     #[test]
     fn outside_of_a_clone_the_sdk_comes_along() {
-        for kind in [ScaffoldKind::View, ScaffoldKind::Republisher] {
+        for &kind in ScaffoldKind::value_variants() {
             let parent = tempfile::tempdir().unwrap();
             let folder = new("mine", kind, parent.path()).unwrap();
             assert_eq!(folder, parent.path().join("mine"));
@@ -228,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_republisher_owns_a_topic_and_a_view_does_not() {
+    fn a_republisher_and_a_handler_own_a_topic_and_a_view_does_not() {
         let parent = tempfile::tempdir().unwrap();
         let output = |name, kind| {
             let folder = new(name, kind, parent.path()).unwrap();
@@ -245,6 +262,10 @@ mod tests {
         assert_eq!(
             output("two", ScaffoldKind::Republisher).as_deref(),
             Some("two-changes")
+        );
+        assert_eq!(
+            output("three", ScaffoldKind::Handler).as_deref(),
+            Some("three-events")
         );
     }
 
