@@ -1,10 +1,8 @@
 //! `foldhost command`: commands an entity of a command handler.
 
-use std::io;
-
 use reqwest::Method;
 use reqwest::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::args::CommandArgs;
 use super::client::{Answer, Client, ClientError};
@@ -50,16 +48,10 @@ fn send(client: &Client, args: &CommandArgs) -> Result<Answer, ClientError> {
 
 fn print(answer: &Answer, json: bool) -> anyhow::Result<()> {
     if !json {
-        io::Write::write_all(&mut io::stdout().lock(), &answer.body)?;
-        if !answer.body.ends_with(b"\n") {
-            output::line("")?;
-        }
-        return Ok(());
+        return Ok(output::body(&answer.body)?);
     }
-    let body = serde_json::from_slice::<Value>(&answer.body)
-        .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&answer.body).into_owned()));
     Ok(output::json(&json!({
-        "reply": body,
+        "reply": output::parsed(&answer.body),
         "version": answer.header("foldhost-version").and_then(|it| it.parse::<u64>().ok()),
         "position": answer.header("foldhost-position"),
         "idempotency_key": answer.header("idempotency-key"),

@@ -23,6 +23,25 @@ pub(super) fn json(value: &Value) -> io::Result<()> {
     line(&format!("{value:#}"))
 }
 
+/// Prints an answer's body as it is, ended by a line break.
+///
+/// # Errors
+/// When nobody reads any more.
+pub(super) fn body(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    match bytes.ends_with(b"\n") {
+        true => Ok(()),
+        false => out.write_all(b"\n"),
+    }
+}
+
+/// An answer's body as a part of a JSON document: as JSON, or else as text.
+pub(super) fn parsed(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(bytes).into_owned()))
+}
+
 /// Says something beside the result. Nobody has to listen.
 pub(super) fn note(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{text}");

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::Method;
 use reqwest::blocking::RequestBuilder;
 use reqwest::header::ACCEPT;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::args::QueryArgs;
 use super::client::{Answer, Client, ClientError};
@@ -101,16 +101,10 @@ fn all_keys(client: &Client, args: &QueryArgs) -> anyhow::Result<()> {
 
 fn print(answer: &Answer, json: bool) -> anyhow::Result<()> {
     if !json {
-        io::Write::write_all(&mut io::stdout().lock(), &answer.body)?;
-        if !answer.body.ends_with(b"\n") {
-            output::line("")?;
-        }
-        return Ok(());
+        return Ok(output::body(&answer.body)?);
     }
-    let body = serde_json::from_slice::<Value>(&answer.body)
-        .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&answer.body).into_owned()));
     Ok(output::json(&json!({
-        "answer": body,
+        "answer": output::parsed(&answer.body),
         "position": answer.header("foldhost-position"),
         "lag": answer.header("foldhost-lag").and_then(|lag| lag.parse::<u64>().ok()),
         "etag": answer.header("etag"),

@@ -17,10 +17,11 @@ use super::auth::Principal;
 use super::conditions::POSITION;
 use super::context::App;
 use super::params::{Params, Segments};
-use super::views::{KeyForm, WITHHELD_HEADERS, key};
+use super::views::{KeyForm, key, passed_on};
 use super::{body, conditions};
 use crate::error::{Code, Problem};
 use crate::limits;
+use crate::log::TRAVELLING_HEADERS;
 use crate::manager::Plugin;
 use crate::partition::{
     Answer, CodeInUse, CommandFault, CommandRequest, Expects, PartitionHandle, Settled,
@@ -33,8 +34,6 @@ use crate::types::Partition;
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Whether an answer is that of an earlier command with the same idempotency key.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// Headers of a command that its events carry on.
-const TRAVELLING: [&str; 2] = ["traceparent", "correlation-id"];
 
 /// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<App> {
@@ -226,7 +225,7 @@ async fn decide(
             content,
             context: CallContext {
                 principal: principal.name().map(str::to_owned),
-                headers: headers(&parts.headers),
+                headers: passed_on(&parts.headers),
                 ..CallContext::default()
             },
         },
@@ -355,16 +354,8 @@ async fn content(app: &App, parts: &Parts, body: axum::body::Body) -> Result<Pay
     })
 }
 
-fn headers(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
-    let headers = headers.iter();
-    headers
-        .filter(|(name, _)| !WITHHELD_HEADERS.contains(name))
-        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-        .collect()
-}
-
 fn travelling(headers: &HeaderMap) -> Vec<(String, Bytes)> {
-    let found = TRAVELLING.iter().filter_map(|name| {
+    let found = TRAVELLING_HEADERS.iter().filter_map(|name| {
         let value = headers.get(*name)?.as_bytes();
         (value.len() <= limits::TRAVELLING_HEADER_BYTES_MAX)
             .then(|| ((*name).to_owned(), Bytes::copy_from_slice(value)))

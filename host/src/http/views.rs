@@ -29,7 +29,7 @@ use crate::types::KeyFormat;
 /// How the path writes the empty key, which base64 writes as nothing.
 const EMPTY_KEY: &str = "=";
 /// Headers that a plugin never gets to see: they are between the client and the host.
-pub(super) const WITHHELD_HEADERS: [header::HeaderName; 3] = [
+const WITHHELD_HEADERS: [header::HeaderName; 3] = [
     header::AUTHORIZATION,
     header::COOKIE,
     header::PROXY_AUTHORIZATION,
@@ -374,18 +374,23 @@ impl Asked<'_> {
         if !self.operation.is_some_and(|query| query.uses_context) {
             return CallContext::default();
         }
-        let headers = self.parts.headers.iter();
         CallContext {
             now_ms: self.app.services.clock.now_ms(),
             version: state.map(|state| state.changed_at.0),
             changed_at_ms: state.map(|state| state.changed_at_ms),
             principal: self.principal.name().map(str::to_owned),
-            headers: headers
-                .filter(|(name, _)| !WITHHELD_HEADERS.contains(name))
-                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
-                .collect(),
+            headers: passed_on(&self.parts.headers),
         }
     }
+}
+
+/// The headers that a plugin gets to see.
+pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let headers = headers.iter();
+    headers
+        .filter(|(name, _)| !WITHHELD_HEADERS.contains(name))
+        .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+        .collect()
 }
 
 /// The media types that the caller accepts, as one list.

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::NewRecord;
 use crate::types::Offset;
 
 /// Header of a record in a batch: name and value.
@@ -140,6 +141,35 @@ impl RecordBatch {
             record.value,
             record.headers(),
         );
+    }
+
+    /// Appends a record as it lies at `offset` once it is written.
+    ///
+    /// # Panics
+    /// As [`push`](Self::push).
+    pub fn push_new(&mut self, offset: Offset, record: &NewRecord) {
+        let headers = record.headers.iter();
+        self.push(
+            offset,
+            record.timestamp_ms.unwrap_or_default(),
+            record.key.as_deref(),
+            record.value.as_deref(),
+            headers.map(|(name, value)| (&**name, value.as_deref())),
+        );
+    }
+
+    /// Keeps the records of which `keep` says so, each asked once, in order. Nothing is copied where all stay.
+    pub fn retain(&mut self, mut keep: impl FnMut(&RecordRef<'_>) -> bool) {
+        let Some(first) = (0..self.len()).find(|index| !keep(&self.get(*index))) else {
+            return;
+        };
+        let mut rest = self.part(0..first);
+        for record in (first + 1..self.len()).map(|index| self.get(index)) {
+            if keep(&record) {
+                rest.push_record(&record);
+            }
+        }
+        *self = rest;
     }
 
     /// How many records.

@@ -35,6 +35,9 @@ pub const HOST_HEADERS_PREFIX: &str = "foldhost-";
 /// The one of them that others may write, too: which command a record is.
 pub const COMMAND_HEADER: &str = "foldhost-command";
 
+/// Headers that travel from what causes a record to the record.
+pub const TRAVELLING_HEADERS: [&str; 2] = ["traceparent", "correlation-id"];
+
 /// A record that is to be written.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewRecord {
@@ -48,6 +51,17 @@ pub struct NewRecord {
     pub timestamp_ms: Option<i64>,
     /// `None` = by the key: Kafka's default murmur2.
     pub partition: Option<Partition>,
+}
+
+impl NewRecord {
+    /// Bytes of key, value and headers.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter();
+        let headers = headers.map(|(name, value)| name.len() + part(value));
+        part(&self.key) + part(&self.value) + headers.sum::<usize>()
+    }
 }
 
 /// How old records leave a topic.

@@ -310,7 +310,7 @@ impl Placing {
                     partitions
                 }
             };
-            let bytes = bytes_of(&record);
+            let bytes = record.bytes();
             let questioned = bytes > limits::KAFKA_RECORD_UNQUESTIONED_BYTES_MAX;
             let bytes_max = match questioned && !self.compresses {
                 true => self.record_bytes_max(&topic).await,
@@ -349,17 +349,6 @@ impl Placing {
     fn forget(&self, topic: &TopicName) {
         self.topics.forget(topic);
     }
-}
-
-/// Bytes of key, value and headers.
-fn bytes_of(record: &NewRecord) -> usize {
-    let part = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + part(value))
-        .sum();
-    part(&record.key) + part(&record.value) + headers
 }
 
 /// A producer whose reports are matched to its records.
@@ -486,7 +475,7 @@ impl Writer {
         match error::kind(failure.code) {
             error::Kind::Missing if unwritten => LogError::UnknownTopic(placed.topic.clone()),
             error::Kind::TooLarge if unwritten => {
-                let bytes = bytes_of(&placed.record);
+                let bytes = placed.record.bytes();
                 let most = self.placing.record_bytes_max(&placed.topic).await;
                 // Its framing is what was too much.
                 let bytes_max = most.min(bytes.saturating_sub(1));
@@ -599,6 +588,6 @@ mod tests {
             headers: vec![("name".into(), Some("v".into())), ("n".into(), None)],
             ..NewRecord::default()
         };
-        assert_eq!(bytes_of(&record), 3 + 5 + 5 + 1);
+        assert_eq!(record.bytes(), 3 + 5 + 5 + 1);
     }
 }

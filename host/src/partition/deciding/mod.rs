@@ -8,8 +8,6 @@
 mod outcomes;
 mod round;
 
-use std::fmt;
-
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -134,21 +132,6 @@ pub enum CommandFault {
         /// What happened.
         detail: String,
     },
-}
-
-impl fmt::Display for CommandFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotDeciding => write!(f, "the partition takes no commands now"),
-            Self::QueueFull => write!(f, "too many commands wait"),
-            Self::OutcomesFull => write!(f, "too many outcomes are kept"),
-            Self::Unknown(why) => write!(f, "the outcome is unknown: {why}"),
-            Self::OtherRequest => write!(f, "the id belongs to another command"),
-            Self::UnknownCommand => write!(f, "there is no such command"),
-            Self::BadBody { field, problem } => write!(f, "{field}: {problem}"),
-            Self::Failed { detail, .. } => write!(f, "{detail}"),
-        }
-    }
 }
 
 /// A command that waits for its turn, and who waits for its answer.

@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use super::outcomes::bytes_of;
-use super::{Answer, CommandFault, CommandRequest, Expects, Outcome, Outcomes, Queued, Settled};
+use super::{Answer, CommandFault, CommandRequest, Outcome, Outcomes, Queued, Settled};
 use crate::limits;
 use crate::log::{Header, NewRecord, RecordBatch};
 use crate::partition::Source;
@@ -192,7 +192,7 @@ impl Round {
             at_ms: asked.now_ms,
             request: identity,
         };
-        if request.expects != Expects::Anything && !request.expects.holds(version) {
+        if !request.expects.holds(version) {
             return Ok(settled(Settled::Stale, version));
         }
         let mut command = request.command.clone();
@@ -263,7 +263,7 @@ impl Round {
             })
             .collect();
         for record in &records {
-            let bytes = record_bytes(record);
+            let bytes = record.bytes();
             if bytes > asked.source.record_bytes_max {
                 return Err(CommandFault::Failed {
                     code: "output-too-large".to_owned(),
@@ -325,16 +325,7 @@ fn fold(
 ) -> Result<Option<u64>, CommandFault> {
     let mut batch = RecordBatch::new();
     for (offset, record) in (0..).zip(records) {
-        batch.push(
-            Offset(offset),
-            record.timestamp_ms.unwrap_or_default(),
-            record.key.as_deref(),
-            record.value.as_deref(),
-            record
-                .headers
-                .iter()
-                .map(|(name, value)| (&**name, value.as_deref())),
-        );
+        batch.push_new(Offset(offset), record);
     }
     let source = Source {
         on_error: OnError::Stop,
@@ -384,14 +375,6 @@ fn repeat(
         position,
         is_repeat: true,
     })
-}
-
-fn record_bytes(record: &NewRecord) -> usize {
-    let headers = record.headers.iter();
-    let headers = headers.map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len));
-    record.key.as_ref().map_or(0, Bytes::len)
-        + record.value.as_ref().map_or(0, Bytes::len)
-        + headers.sum::<usize>()
 }
 
 impl CommandRequest {

@@ -466,20 +466,8 @@ impl Merging {
     /// Copies what is in the batch, and what has to be set aside, in one transaction.
     async fn copy(&mut self) -> Result<(), LogError> {
         let last = self.batch.get(self.batch.len() - 1).offset;
-        let skipped = |record: Offset| self.skips.covers(record, self.ids.input);
-        if self.batch.iter().any(|record| skipped(record.offset)) {
-            let mut rest = RecordBatch::new();
-            for record in self.batch.iter().filter(|it| !skipped(it.offset)) {
-                rest.push(
-                    record.offset,
-                    record.timestamp_ms,
-                    record.key,
-                    record.value,
-                    record.headers(),
-                );
-            }
-            self.batch = rest;
-        }
+        let (skips, id) = (&self.skips, self.ids.input);
+        self.batch.retain(|record| !skips.covers(record.offset, id));
         let copied = match copy(self.slot.as_mut(), &self.batch, &self.source) {
             Ok(copied) => copied,
             Err(fault @ (StepFault::Interrupted(_) | StepFault::Instantiate(_))) => {

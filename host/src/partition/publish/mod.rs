@@ -127,7 +127,7 @@ impl Publisher {
             let record = batch.get(poison.index);
             if record.offset >= self.letters_from {
                 let letter = self.stamp.letter(&record, poison);
-                self.pending_bytes += bytes_of(&letter);
+                self.pending_bytes += letter.bytes();
                 self.pending
                     .push((self.publishing.dead_letters.clone(), letter));
             }
@@ -176,7 +176,7 @@ impl Publisher {
             let is_whole = first.offset >= from && withheld.is_empty();
             self.stamp.outputs(batch, call, |cause, record| {
                 if is_whole || (cause >= from && !withheld.contains(&cause)) {
-                    self.pending_bytes += bytes_of(&record);
+                    self.pending_bytes += record.bytes();
                     self.pending.push((output.clone(), record));
                 }
             });
@@ -307,12 +307,4 @@ impl Drop for Publisher {
             transaction.task.abort();
         }
     }
-}
-
-fn bytes_of(record: &NewRecord) -> usize {
-    let headers = record.headers.iter();
-    let headers = headers.map(|(name, value)| name.len() + value.as_ref().map_or(0, |it| it.len()));
-    record.key.as_ref().map_or(0, |key| key.len())
-        + record.value.as_ref().map_or(0, |value| value.len())
-        + headers.sum::<usize>()
 }

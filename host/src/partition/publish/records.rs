@@ -11,12 +11,9 @@ use bytes::{Bytes, BytesMut};
 use super::super::step::{EmittedByCall, Poison};
 use super::super::{PartitionSpec, merged};
 use crate::limits;
-use crate::log::{Header, NewRecord, RecordBatch, RecordRef};
+use crate::log::{Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
 use crate::plugin::Emitted;
 use crate::types::{GenerationId, Offset, Partition, PluginName, TopicName, TopicPartition};
-
-/// Headers that travel from a cause to what it causes, unless the plugin emits them itself.
-const TRAVELLING: [&str; 2] = ["traceparent", "correlation-id"];
 
 /// What the host writes on every record of a partition.
 #[derive(Debug)]
@@ -170,7 +167,7 @@ impl Stamp {
         let (topic, partition, offset) = self.origin(record);
         write!(positions, "{topic}/{partition}@{offset}").expect("the buffer grows");
         let travelling = record.headers().filter_map(|(name, value)| {
-            let name = TRAVELLING.into_iter().find(|it| *it == name)?;
+            let name = TRAVELLING_HEADERS.into_iter().find(|it| *it == name)?;
             let bytes = value.map_or(0, <[u8]>::len);
             (bytes <= limits::TRAVELLING_HEADER_BYTES_MAX)
                 .then(|| (name.into(), value.map(Bytes::copy_from_slice)))

@@ -275,14 +275,7 @@ impl Worker {
         ) {
             self.checkpoint.next = offset.next();
             let mut batch = RecordBatch::new();
-            let headers = last.headers.iter();
-            batch.push(
-                *offset,
-                last.timestamp_ms.unwrap_or_default(),
-                last.key.as_deref(),
-                last.value.as_deref(),
-                headers.map(|(name, value)| (&**name, value.as_deref())),
-            );
+            batch.push_new(*offset, last);
             self.checkpoint.last = Some(open::identity(&batch.get(0)));
             self.checkpoint.published = true;
             self.folded_at = self.ports.clock.elapsed();
@@ -341,16 +334,13 @@ impl Worker {
             .publishing
             .as_ref()
             .is_some_and(|it| it.folds_unstamped);
-        let mut rest = RecordBatch::new();
-        for record in self.batch.iter() {
-            let is_own = super::super::publish::is_stamped(&record, plugin);
-            self.checkpoint.published |= is_own;
+        let published = &mut self.checkpoint.published;
+        self.batch.retain(|record| {
+            let is_own = super::super::publish::is_stamped(record, plugin);
+            *published |= is_own;
             // What was there before the topic was adopted lies before everything that is the plugin's.
-            if is_own || (adopts && !self.checkpoint.published) {
-                rest.push_record(&record);
-            }
-        }
-        self.batch = rest;
+            is_own || (adopts && !*published)
+        });
     }
 }
 

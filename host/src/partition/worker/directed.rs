@@ -4,7 +4,6 @@
 use super::super::step::InstanceSlot;
 use super::super::{Blocked, Control, Phase};
 use super::Worker;
-use crate::log::{RecordBatch, RecordRef};
 use crate::types::Offset;
 
 impl Worker {
@@ -102,21 +101,17 @@ impl Worker {
             return;
         }
         let (topic_id, point) = (self.checkpoint.topic_id, self.checkpoint.action);
-        let is_skipped = |record: &RecordRef<'_>| {
-            let is_discarded = |key| {
-                let actions = &self.actions;
-                discards && actions.discard(point, key, record.offset, topic_id)
-            };
-            self.skips.covers(record.offset, topic_id) || record.key.is_some_and(is_discarded)
-        };
-        if !self.batch.iter().any(|record| is_skipped(&record)) {
-            return;
-        }
-        let mut rest = RecordBatch::new();
-        for record in self.batch.iter().filter(|it| !is_skipped(it)) {
-            rest.push_record(&record);
-        }
-        self.batch = rest;
+        let Self {
+            actions,
+            skips,
+            batch,
+            ..
+        } = self;
+        batch.retain(|record| {
+            let is_discarded =
+                |key| discards && actions.discard(point, key, record.offset, topic_id);
+            !skips.covers(record.offset, topic_id) && !record.key.is_some_and(is_discarded)
+        });
     }
 
     /// Nothing before `next` is left to be folded: what was there is skipped.

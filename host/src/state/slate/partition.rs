@@ -19,7 +19,7 @@ use object_store::path::Path;
 use slatedb::config::{
     CloseOptions, DurabilityLevel, FlushOptions, FlushType, ReadOptions, ScanOptions,
 };
-use slatedb::{CloseReason, Db, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbIterator, ErrorKind, WriteBatch};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
@@ -42,7 +42,7 @@ const BATCH_CHANGES: usize = 512;
 /// More than SlateDB counts for an entry of a file, beside key and state.
 const FILE_ENTRY_BYTES: usize = 64;
 /// Bytes that a scan reads at once.
-pub(super) const SCAN_READ_BYTES: usize = 64 * 1024;
+const SCAN_READ_BYTES: usize = 64 * 1024;
 
 /// An open database. Dropping it without [`close`](PartitionStore::close) ends it the hard way:
 /// nothing committed is lost.
@@ -269,19 +269,9 @@ impl Open {
         range: (Bound<Bytes>, Bound<Bytes>),
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
-        let options = ScanOptions::new()
-            .with_durability_filter(DurabilityLevel::Remote)
-            .with_read_ahead_bytes(SCAN_READ_BYTES);
         self.answered(async {
-            let mut found = Vec::new();
-            let mut entries = self.db.scan_with_options(range, &options).await?;
-            while found.len() < limit {
-                let Some(entry) = entries.next().await? else {
-                    break;
-                };
-                found.push((entry.key, entry.value));
-            }
-            Ok(found)
+            let entries = self.db.scan_with_options(range, &scan_options()).await?;
+            collect(entries, limit).await
         })
         .await
     }
@@ -511,6 +501,28 @@ fn state_key(key: &[u8]) -> Bytes {
     bytes.put_u8(STATE_PREFIX);
     bytes.put_slice(key);
     bytes.freeze()
+}
+
+/// How entries are read in order.
+pub(super) fn scan_options() -> ScanOptions {
+    ScanOptions::new()
+        .with_durability_filter(DurabilityLevel::Remote)
+        .with_read_ahead_bytes(SCAN_READ_BYTES)
+}
+
+/// The next entries, at most `limit`: stored keys and what is stored under them.
+pub(super) async fn collect(
+    mut entries: DbIterator,
+    limit: usize,
+) -> Result<Vec<(Bytes, Bytes)>, slatedb::Error> {
+    let mut found = Vec::with_capacity(limit.min(limits::BATCH_EVENTS_MAX));
+    while found.len() < limit {
+        let Some(entry) = entries.next().await? else {
+            break;
+        };
+        found.push((entry.key, entry.value));
+    }
+    Ok(found)
 }
 
 /// Keys of all parked records.

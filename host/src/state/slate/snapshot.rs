@@ -14,14 +14,12 @@ use futures_util::StreamExt as _;
 use object_store::ObjectStore;
 use object_store::path::Path;
 use slatedb::admin::{Admin, AdminBuilder};
-use slatedb::config::{
-    CheckpointOptions, DbReaderOptions, DurabilityLevel, ReadOptions, ScanOptions,
-};
+use slatedb::config::{CheckpointOptions, DbReaderOptions, DurabilityLevel, ReadOptions};
 use slatedb::{CheckpointCreateResult, DbReader, DbReaderMode};
 use tokio::runtime::Handle;
 
 use super::gate::Gate;
-use super::partition::{CHECKPOINT_KEY, SCAN_READ_BYTES, parked_range, scan_range};
+use super::partition::{CHECKPOINT_KEY, collect, parked_range, scan_options, scan_range};
 use super::{SlateStore, fault, no_answer, on};
 use crate::limits;
 use crate::state::checkpoint::{decode_checkpoint, decode_state};
@@ -170,19 +168,12 @@ impl Pinned {
         range: (Bound<Bytes>, Bound<Bytes>),
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
-        let options = ScanOptions::new()
-            .with_durability_filter(DurabilityLevel::Remote)
-            .with_read_ahead_bytes(SCAN_READ_BYTES);
         let reading = async {
-            let mut found = Vec::with_capacity(limit.min(limits::BATCH_EVENTS_MAX));
-            let mut entries = self.reader.scan_with_options(range, &options).await?;
-            while found.len() < limit {
-                let Some(entry) = entries.next().await? else {
-                    break;
-                };
-                found.push((entry.key, entry.value));
-            }
-            Ok(found)
+            let entries = self
+                .reader
+                .scan_with_options(range, &scan_options())
+                .await?;
+            collect(entries, limit).await
         };
         self.answered(reading).await
     }
