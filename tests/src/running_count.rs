@@ -108,7 +108,7 @@ pub fn on_kafka(broker: &Broker, topic: &str) -> Result<Vec<Published>> {
                 offset,
                 key,
                 count: number(&value["count"]).context("no `count`")?,
-                word: value["word"].as_str().context("no `word`")?.to_owned(),
+                word: word(&value)?,
                 cause: cause.context("no cause")?.clone(),
             })
         })
@@ -131,11 +131,44 @@ pub fn over_http(client: &Client, topic: &str) -> Result<Vec<Published>> {
                 offset,
                 key: text(&record["key"]).context("a key is text")?,
                 count: number(&value["count"]).context("no `count`")?,
-                word: text(&value["word"]).context("no `word`")?,
+                word: word(value)?,
                 cause: text(&record["headers"]["foldhost-cause"]).context("no cause")?,
             })
         })
         .collect()
+}
+
+/// The word of the last record of each partition that has one, as committed on a broker.
+///
+/// # Errors
+/// If reading fails, or a record is not of `running-count`.
+pub fn lasts_on_kafka(broker: &Broker, topic: &str) -> Result<BTreeMap<u64, String>> {
+    let records = broker.read_all(topic)?.into_iter();
+    records
+        .map(|record| {
+            let value = record.value.context("no value")?;
+            Ok((
+                u64::try_from(record.partition)?,
+                word(&serde_json::from_slice(&value)?)?,
+            ))
+        })
+        .collect()
+}
+
+/// As [`lasts_on_kafka`], as a host on the embedded log tells it.
+///
+/// # Errors
+/// As [`lasts_on_kafka`].
+pub fn lasts_over_http(client: &Client, topic: &str) -> Result<BTreeMap<u64, String>> {
+    let records = topic::read_all(client, topic)?.into_iter();
+    records
+        .map(|record| Ok((place(&record)?.0, word(&record["value"])?)))
+        .collect()
+}
+
+fn word(value: &Value) -> Result<String> {
+    let word = value["word"].as_str().context("no `word`")?;
+    Ok(word.to_owned())
 }
 
 fn place(record: &Value) -> Result<(u64, u64)> {

@@ -38,7 +38,7 @@ const OUTPUT: &str = "counts";
 const PARTITIONS: usize = 4;
 const KEYS: u64 = 400;
 const RECORDS_PER_SECOND: u64 = 2_000;
-/// So many records reach every partition.
+/// So many records keep every partition busy.
 const A_FEW: u64 = 1_000;
 /// A host that was killed is itself again, a group has found a new owner: long before, on an idle machine.
 const WITHIN: Duration = Duration::from_secs(180);
@@ -176,6 +176,23 @@ impl Bed {
         .with_context(|| self.host.as_ref().map(Host::log_tail).unwrap_or_default())
     }
 
+    /// Waits until the last deployment runs everywhere, and has published to every partition of the topic:
+    /// one that is live may still have to take over from the one before it.
+    fn wait_told(&self, output: &str) -> Result<()> {
+        self.wait_current()?;
+        let last = self.words.last().context("nothing is deployed")?;
+        wait_until_ok(WITHIN, "its word to be everywhere", || {
+            let lasts = match &self.broker {
+                Some(broker) => running_count::lasts_on_kafka(broker, output)?,
+                None => running_count::lasts_over_http(&self.client()?, output)?,
+            };
+            let everywhere = lasts.len() == PARTITIONS && lasts.values().all(|word| word == last);
+            ensure!(everywhere, "{lasts:?}, not {last} everywhere");
+            Ok(())
+        })
+        .with_context(|| self.host.as_ref().map(Host::log_tail).unwrap_or_default())
+    }
+
     /// A random time up to `max_ms` later, the host dies and is started again.
     fn kill_within(&mut self, max_ms: u64) -> Result<()> {
         let_pass(Duration::from_millis(self.chance.random_range(0..max_ms)));
@@ -260,9 +277,7 @@ fn one_round(bed: &mut Bed, change: Change) -> Result<()> {
     match change {
         Change::Nothing => {}
         Change::Swap | Change::Rebuild => {
-            // The last word is in the topic, before the next one comes.
-            bed.wait_current()?;
-            bed.wait_more(A_FEW)?;
+            bed.wait_told(OUTPUT)?;
             let (state, expected) = match change {
                 Change::Swap => ("&state=keep", "swapped"),
                 _ => ("&state=rebuild", "building"),
@@ -297,8 +312,7 @@ fn verify(name: &str, broker: Option<Broker>, seed: u64) -> Result<()> {
         one_round(&mut bed, change).with_context(|| format!("round {round}, {change:?}"))?;
         eprintln!("round {round}, {change:?}: {:.1?}", since.elapsed());
     }
-    bed.wait_current()?;
-    bed.wait_more(A_FEW)?;
+    bed.wait_told(OUTPUT)?;
     let words = bed.words.clone();
     bed.check(OUTPUT, &words)
 }
@@ -324,8 +338,7 @@ fn rebuild_and_roll_back(name: &str, broker: Option<Broker>, seed: u64) -> Resul
         let kept = count_of(&plugin(&client, NAME)?, "generation")?;
         let outcome = bed.deploy("&state=rebuild")?;
         ensure!(outcome == "building", "{outcome}");
-        bed.wait_current()?;
-        bed.wait_more(A_FEW)?;
+        bed.wait_told(OUTPUT)?;
         // Until the old generation has gone from every partition, a second change is refused.
         let back = wait_until_ok(WITHIN, "the rollback to be taken", || {
             rollback(&client, NAME, "")
@@ -337,9 +350,8 @@ fn rebuild_and_roll_back(name: &str, broker: Option<Broker>, seed: u64) -> Resul
         bed.deployment = back.deployment;
         let word = bed.words[bed.words.len() - 2].clone();
         bed.words.push(word);
-        bed.wait_current()
+        bed.wait_told(OUTPUT)
             .with_context(|| format!("round {round}, {back:?}"))?;
-        bed.wait_more(A_FEW)?;
     }
     let words = bed.words.clone();
     bed.check(OUTPUT, &words)
@@ -365,11 +377,9 @@ fn a_new_topic_gets_everything_and_later_code_goes_on_in_it() -> Result<()> {
     bed.deploy(&format!(
         "&state=rebuild&emit_from=earliest&topic={OUTPUT}={NEW}"
     ))?;
-    bed.wait_current()?;
-    bed.wait_more(A_FEW)?;
+    bed.wait_told(NEW)?;
     bed.deploy(&format!("&state=rebuild&topic={OUTPUT}={NEW}"))?;
-    bed.wait_current()?;
-    bed.wait_more(A_FEW)?;
+    bed.wait_told(NEW)?;
     let words = bed.words[1..].to_vec();
     bed.check(NEW, &words)
 }
