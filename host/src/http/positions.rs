@@ -43,10 +43,13 @@ pub(super) fn check(app: &App, plugin: &Plugin, conditions: &Conditions) -> Resu
         return Ok(());
     }
     let deployment = plugin.deployment();
-    let inputs = deployment.inputs.iter();
-    let names: Vec<_> = inputs.map(|input| input.topic.as_str()).collect();
     // What answers give as their position can be asked for.
     let folded = deployment.folded(&app.services.cluster_name).topic;
+    let inputs = deployment.inputs.iter().map(|input| &input.topic);
+    let names: Vec<_> = match deployment.own() {
+        Some(_) => vec![folded.as_str()],
+        None => inputs.map(TopicName::as_str).collect(),
+    };
     let is_read = |topic: &TopicName| *topic == folded || names.contains(&topic.as_str());
     let Some(foreign) = conditions.positions.iter().find(|at| !is_read(&at.topic)) else {
         return Ok(());

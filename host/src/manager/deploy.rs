@@ -32,10 +32,23 @@ pub(super) async fn deploy(
     let mapped = outputs::map_topics(&inspection.manifest, &request.topics, cluster);
     let (inputs, output) = mapped.map_err(|faults| invalid(&faults))?;
     outputs::check_owner(manager, &name, output.as_ref(), request.adopt_topic).await?;
-    let partitions = partitions_of(manager, &inspection, &inputs, request.dry_run).await?;
+    let partitions = partitions_of(
+        manager,
+        &inspection,
+        &inputs,
+        output.as_ref(),
+        request.dry_run,
+    )
+    .await?;
+    // A command handler's inputs are commands: its states are made of its own topic.
+    let own = output
+        .as_ref()
+        .filter(|_| inspection.kind == Kind::CommandHandler);
+    let own = own.map(|output| vec![Input::own(&output.topic)]);
+    let folded = own.as_ref().unwrap_or(&inputs);
     let running = manager.deployments.read().plugins().get(&name).cloned();
     if let Some(running) = &running {
-        check_states(manager, running, &request, &inspection, &inputs).await?;
+        check_states(manager, running, &request, &inspection, folded).await?;
     }
     let deployed = |outcome, deployment: Option<&Deployment>| Deployed {
         outcome,
@@ -94,7 +107,9 @@ pub(super) async fn rollback(
         && running.building.is_none()
         && let Some(previous) = running.previous()
     {
-        partitions = largest(manager, &previous.inputs, false).await?;
+        let own = previous.own().map(|own| vec![own]);
+        let folded = own.as_ref().unwrap_or(&previous.inputs);
+        partitions = largest(manager, folded, false).await?;
         if let Some(asked) = previous.manifest.merge_partitions {
             partitions = asked;
         }
@@ -107,7 +122,7 @@ pub(super) async fn rollback(
             Some(policy) => policy == StatePolicy::Rebuild,
         };
         if is_anew && !from_retained {
-            for input in &previous.inputs {
+            for input in folded {
                 check_history(manager, input, &name).await?;
             }
         }
@@ -272,31 +287,28 @@ async fn partitions_of(
     manager: &Inner,
     inspection: &Inspection,
     inputs: &[Input],
+    output: Option<&Output>,
     dry_run: bool,
 ) -> Result<u32, Problem> {
-    if inspection.kind == Kind::CommandHandler {
-        return own_partitions(manager, inputs, inspection.manifest.output.as_ref()).await;
-    }
     let largest = largest(manager, inputs, dry_run).await?;
+    if let Some(output) = output.filter(|_| inspection.kind == Kind::CommandHandler) {
+        return own_partitions(manager, output).await;
+    }
     let is_merged = inputs.len() > 1 || inspection.capabilities.route;
     let asked = inspection.manifest.merge_partitions;
     Ok(asked.filter(|_| is_merged).unwrap_or(largest))
 }
 
 /// Partitions of the topic that a command handler owns and folds: it is created after the decision.
-async fn own_partitions(
-    manager: &Inner,
-    inputs: &[Input],
-    output: Option<&Output>,
-) -> Result<u32, Problem> {
+async fn own_partitions(manager: &Inner, output: &Output) -> Result<u32, Problem> {
     let context = &manager.context;
-    let wanted = output.and_then(|output| output.partitions);
-    let mut partitions = wanted.unwrap_or(context.topics.partitions);
-    for input in inputs {
-        let topic = context.log.topic(&input.topic).await.map_err(log_problem)?;
-        partitions = topic.map_or(partitions, |topic| topic.partitions);
-    }
-    Ok(partitions)
+    let topic = context
+        .log
+        .topic(&output.topic)
+        .await
+        .map_err(log_problem)?;
+    let wanted = output.partitions.unwrap_or(context.topics.partitions);
+    Ok(topic.map_or(wanted, |topic| topic.partitions))
 }
 
 /// Partitions of the largest input. Each is found, or created.

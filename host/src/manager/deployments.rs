@@ -104,14 +104,7 @@ pub(super) fn resolve_inputs(
     manifest: &Manifest,
     topics: &BTreeMap<String, TopicName>,
 ) -> Vec<Input> {
-    // What a command handler folds is what it has written.
-    let own = manifest
-        .output
-        .as_ref()
-        .filter(|_| manifest.inputs.is_empty());
-    let own = own.map(|output| Input::own(&output.topic));
     let mut inputs = manifest.inputs.clone();
-    inputs.extend(own);
     for input in &mut inputs {
         if let Some(topic) = topics.get(&input.name) {
             input.topic = topic.clone();

@@ -11,7 +11,7 @@ use super::deployments::{Deployment, output_taken, resolve_inputs, resolve_outpu
 use super::{Context, Inner, TopicSettings};
 use crate::error::{Code, Problem};
 use crate::log::{Cleanup, Log, LogError, NewTopic};
-use crate::plugin::manifest::{Input, OnError, Output};
+use crate::plugin::manifest::{Input, OnError, OnRefusal, Output};
 use crate::plugin::{Fault, Manifest};
 use crate::types::{ClusterName, PluginName, TopicName};
 
@@ -26,15 +26,10 @@ pub(super) fn map_topics(
 ) -> Result<(Vec<Input>, Option<Output>), Vec<Fault>> {
     let inputs = resolve_inputs(manifest, topics);
     let output = resolve_output(manifest, topics);
-    let others = if manifest.inputs.is_empty() {
-        &[]
-    } else {
-        &inputs[..]
-    };
     let unknown = topics.keys().filter(|name| !has_topic(manifest, name));
     let mut faults: Vec<_> = unknown.map(|name| unknown_name(manifest, name)).collect();
     if let Some(output) = &output {
-        faults.extend(not_an_output(output, others, cluster));
+        faults.extend(not_an_output(output, &inputs, cluster));
     }
     if faults.is_empty() {
         Ok((inputs, output))
@@ -154,7 +149,10 @@ pub(super) async fn ensure_topics(
         let partitions = output.partitions.unwrap_or(deployment.partitions);
         ensure_output(log, topics, output, partitions).await?;
     }
-    if deployment.manifest.on_error == OnError::DeadLetter {
+    let manifest = &deployment.manifest;
+    let has_letters =
+        manifest.on_error == OnError::DeadLetter || manifest.on_refusal == OnRefusal::DeadLetter;
+    if has_letters {
         let letters = cluster.dead_letters_topic(name);
         ensure(log, topics, &letters, deployment.partitions, Cleanup::Keep).await?;
     }

@@ -214,6 +214,47 @@ pub fn outcome_record(partition: Partition, id: &str, outcome: &Outcome) -> NewR
     record(partition, outcome_key(partition, id), Wire::Outcome(wire))
 }
 
+/// How far the commands of a topic's partition are decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// The partition.
+    pub of: TopicPartition,
+    /// Its topic's identity, where the log can tell.
+    pub topic_id: Option<[u8; 16]>,
+    /// First offset that is not decided.
+    pub next: Offset,
+}
+
+/// The journal's record of how far commands are decided.
+#[must_use]
+pub fn taken_record(taken: &Taken) -> NewRecord {
+    let partition = taken.of.partition;
+    let wire = proto::Taken {
+        partition: partition.0,
+        topic: taken.of.topic.to_string(),
+        topic_id: wire_id(taken.topic_id),
+        next: taken.next.0,
+    };
+    let key = format!("taken/{partition}/{}", taken.of.topic);
+    record(partition, key, Wire::Taken(wire))
+}
+
+/// Reads a journal record; `None` for other kinds, and for what no version of this host wrote.
+#[must_use]
+pub fn read_taken(value: &[u8]) -> Option<Taken> {
+    let Wire::Taken(taken) = read(value)? else {
+        return None;
+    };
+    Some(Taken {
+        of: TopicPartition {
+            topic: TopicName::new(&taken.topic).ok()?,
+            partition: Partition(taken.partition),
+        },
+        topic_id: read_id(&taken.topic_id)?,
+        next: Offset(taken.next),
+    })
+}
+
 /// What ends the time of an outcome.
 #[must_use]
 pub fn outcome_tombstone(partition: Partition, id: &str) -> NewRecord {

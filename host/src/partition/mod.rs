@@ -70,6 +70,8 @@ pub struct PartitionSpec {
     pub input: Input,
     /// What is merged into `input`; `None` = it is an input itself.
     pub merged: Option<MergedInputs>,
+    /// Where commands for it come from, beside those over HTTP: the merge topic of a command handler's inputs.
+    pub commands: Option<TopicName>,
     /// Where it announces that it owns the partition.
     pub journal: TopicName,
     /// Where this host answers queries.

@@ -333,11 +333,24 @@ impl World {
         publishing: Option<Publishing>,
         input: Input,
     ) -> Running {
+        self.start_with_commands(generation, origin, control, publishing, input, None)
+    }
+
+    fn start_with_commands(
+        &self,
+        generation: u64,
+        origin: Option<MigrateFrom>,
+        control: Control,
+        publishing: Option<Publishing>,
+        input: Input,
+        commands: Option<TopicName>,
+    ) -> Running {
         let spec = PartitionSpec {
             store: store(generation),
             origin,
             input,
             merged: None,
+            commands,
             journal: ClusterName::new("foldhost")
                 .unwrap()
                 .journal_topic(&PluginName::new("counter").unwrap()),

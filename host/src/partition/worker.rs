@@ -155,6 +155,7 @@ enum Event {
     PublishDue,
     WriterIdle,
     Command(Queued),
+    Records(Result<(), LogError>),
     Decided(Result<(Vec<(Partition, Offset)>, Round), LogError>),
     LimitMoved(Result<(), LogError>),
     BacklogMerged(Result<Offset, LogError>),
@@ -291,6 +292,8 @@ impl Worker {
                 Event::Published(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::PublishDue => self.publish(),
                 Event::Command(first) => self.decide(first).await,
+                Event::Records(Ok(())) => self.decide_records().await,
+                Event::Records(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::Decided(Ok((places, round))) => self.decided(&places, round),
                 Event::Decided(Err(LogError::Fenced(by))) => return Exit::Fenced(by),
                 Event::Decided(Err(error)) => return Exit::Failed(error.to_string()),
@@ -387,6 +390,7 @@ impl Worker {
             event = async { decider.as_mut().expect("guarded").event().await }, if may_decide || is_deciding => {
                 match event {
                     Decided::Command(first) => Event::Command(first),
+                    Decided::Records(read) => Event::Records(read),
                     Decided::Written(written) => Event::Decided(written),
                 }
             }

@@ -63,7 +63,6 @@ pub fn examine(bytes: &[u8]) -> Result<Examined, Vec<Fault>> {
         faults.push(no_kind(capabilities));
     }
     if let Some(manifest) = &manifest {
-        faults.extend(manifest.unsupported(capabilities));
         faults.extend(manifest.contradictions(capabilities));
     }
     match (manifest, kind, faults.is_empty()) {

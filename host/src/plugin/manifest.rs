@@ -47,6 +47,8 @@ pub struct Manifest {
     pub on_error: OnError,
     /// Whether a command must say which version of its key it is about.
     pub expected_version: ExpectedVersion,
+    /// What becomes of a command from a topic that is refused.
+    pub on_refusal: OnRefusal,
     /// Whether events carry their headers into the plugin.
     pub headers: bool,
     /// Whether events carry the key that their record had before it was routed.
@@ -138,6 +140,17 @@ pub enum ExpectedVersion {
     Optional,
     /// One without a condition is not decided.
     Required,
+}
+
+/// What becomes of a command from a topic that is refused; whoever commands over HTTP is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnRefusal {
+    /// It is counted, and that is all.
+    #[default]
+    Ignore,
+    /// It goes to the dead-letter topic, with the code and the reason.
+    DeadLetter,
 }
 
 /// What happens when records were removed before they were folded.

@@ -559,7 +559,7 @@ pub struct Inspection {
 pub struct Fault {
     /// Stable code, as in a problem document: `not-wasm`, `not-a-component`, `no-manifest`,
     /// `bad-manifest`, `forbidden-import`, `wrong-abi`, `no-kind`, `too-large`, `bad-parameters`,
-    /// `bad-description`, `does-not-start`, `unsupported`, `no-inputs`, `no-output`, `output-of-a-view`,
+    /// `bad-description`, `does-not-start`, `no-inputs`, `no-output`, `output-of-a-view`,
     /// `output-is-input`, `nothing-to-merge`, `route-of-a-handler`, `on-error-of-a-handler`, `no-state`,
     /// `no-commands`.
     pub code: &'static str,

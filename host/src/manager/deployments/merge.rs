@@ -30,6 +30,9 @@ impl Deployment {
     /// How keys are spread over the partitions of what it folds.
     #[must_use]
     pub fn partitioner(&self) -> Partitioner {
+        if self.own().is_some() {
+            return Partitioner::default();
+        }
         match self.merge {
             Some(_) => Partitioner::default(),
             None => self.inputs[0].partitioner,
@@ -39,6 +42,9 @@ impl Deployment {
     /// What it folds: its input, or the topic that its inputs are merged into.
     #[must_use]
     pub fn folded(&self, cluster: &ClusterName) -> Input {
+        if let Some(own) = self.own() {
+            return own;
+        }
         let Some(merge) = self.merge else {
             return self.inputs[0].clone();
         };
@@ -51,6 +57,14 @@ impl Deployment {
             partitioner: Partitioner::default(),
             framing: Framing::None,
         }
+    }
+
+    /// The topic that it owns, if that is what it folds: a command handler's inputs are commands.
+    #[must_use]
+    pub fn own(&self) -> Option<Input> {
+        let output = self.output.as_ref();
+        let output = output.filter(|_| self.kind == Kind::CommandHandler);
+        output.map(|output| Input::own(&output.topic))
     }
 
     /// What of it makes the contents of its merge topic.
@@ -89,8 +103,11 @@ pub(super) fn of(
     number: impl FnOnce() -> u64,
 ) -> Option<Merge> {
     let inputs = resolve_inputs(&request.manifest, &request.topics);
-    if inputs.len() == 1 && !request.routes {
-        return None;
+    let folds_itself = request.kind == Kind::CommandHandler;
+    match inputs.len() {
+        0 => return None,
+        1 if !request.routes && !folds_itself => return None,
+        _ => {}
     }
     let wanted = Merged::of(&inputs, request.routes, &request.manifest.route_schema);
     let fits = |merge: &Merge| {
@@ -112,6 +129,19 @@ pub(super) fn of(
 /// Whether the states may stay, or an output be published on, where `deployment` takes over from `serving`:
 /// offsets of one topic say nothing about another.
 pub(super) fn check_same(serving: &Deployment, deployment: &Deployment) -> Result<(), Problem> {
+    if let (Some(then), Some(now)) = (serving.own(), deployment.own()) {
+        if then.topic == now.topic {
+            return Ok(());
+        }
+        return Err(Problem::new(
+            Code::InputsChanged,
+            format!(
+                "'{}' decides on what is in topic {}, and other code under its name must do so, too: deploy what \
+                 owns another topic under another name (`--name`)",
+                serving.name, then.topic
+            ),
+        ));
+    }
     let topic = |it: &Deployment| {
         (
             it.merge.map(|merge| merge.number),
@@ -122,16 +152,6 @@ pub(super) fn check_same(serving: &Deployment, deployment: &Deployment) -> Resul
         (None, None) => topic(serving) == topic(deployment),
         (then, now) => then == now,
     };
-    if !is_same && deployment.kind == Kind::CommandHandler {
-        return Err(Problem::new(
-            Code::InputsChanged,
-            format!(
-                "'{}' decides on what is in topic {}, and other code under its name must do so, too: deploy what \
-                 owns another topic under another name (`--name`)",
-                serving.name, serving.inputs[0].topic
-            ),
-        ));
-    }
     let publishes = deployment.kind == Kind::Republisher && !deployment.emits_from_earliest;
     if is_same || !publishes {
         return Ok(());

@@ -307,22 +307,30 @@ impl Running {
                 schema: schema.clone(),
             }),
         };
+        let own = deployment.own();
+        let commands = deployment.merge.filter(|_| own.is_some());
+        let cluster = &self.context.cluster;
+        let commands = commands.map(|merge| cluster.merge_topic(self.plugin.name(), merge.number));
         PartitionSpec {
             store: store(generation.number()),
             origin,
             input: deployment.folded(&self.context.cluster),
-            merged: deployment.merge.map(|_| MergedInputs {
-                topics: deployment
-                    .inputs
-                    .iter()
-                    .map(|it| it.topic.clone())
-                    .collect(),
-                progress: self.merges.progress(
-                    &self.context,
-                    &self.journal,
-                    self.journal_partitions,
-                ),
-            }),
+            merged: deployment
+                .merge
+                .filter(|_| own.is_none())
+                .map(|_| MergedInputs {
+                    topics: deployment
+                        .inputs
+                        .iter()
+                        .map(|it| it.topic.clone())
+                        .collect(),
+                    progress: self.merges.progress(
+                        &self.context,
+                        &self.journal,
+                        self.journal_partitions,
+                    ),
+                }),
+            commands,
             journal: self.journal.clone(),
             advertised_url: self.context.advertised_url.clone(),
             publishing: self.publishing(generation, partition),

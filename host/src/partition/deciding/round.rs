@@ -9,16 +9,17 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use super::outcomes::bytes_of;
-use super::{Answer, CommandFault, CommandRequest, Outcome, Outcomes, Queued, Settled};
+use super::{Answer, CommandFault, CommandRequest, Expects, Outcome, Outcomes, Queued, Settled};
 use crate::limits;
-use crate::log::{Header, NewRecord, RecordBatch};
+use crate::log::{COMMAND_HEADER, Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
 use crate::partition::Source;
 use crate::partition::changes::{Changes, Place};
+use crate::partition::merged;
 use crate::partition::publish::Stamp;
-use crate::partition::step::{InstanceSlot, States, step};
+use crate::partition::step::{InstanceSlot, Poison, States, step};
 use crate::partition::table::StateTable;
-use crate::plugin::manifest::OnError;
-use crate::plugin::{CallContext, CallError, Decision, Refusal};
+use crate::plugin::manifest::{OnError, OnRefusal};
+use crate::plugin::{CallContext, CallError, Command, Decision, Payload, Refusal};
 use crate::state::{KeyState, StateRef};
 use crate::types::{Digest, Offset, Partition, RecordPosition};
 
@@ -112,6 +113,12 @@ pub(in crate::partition) struct Round {
     pub(in crate::partition) outcomes: Vec<(String, Outcome)>,
     /// States after it, by key.
     pub(in crate::partition) states: Vec<(Bytes, Option<KeyState>)>,
+    /// Commands from a topic that were refused, as dead letters, if the manifest says so.
+    pub(in crate::partition) letters: Vec<NewRecord>,
+    /// First offset of the commands' topic that is not decided, if any was.
+    pub(in crate::partition) taken: Option<Offset>,
+    /// How many commands from a topic were decided, and how many of them refused.
+    pub(in crate::partition) from_topic: (u64, u64),
     /// Who waits for which of the outcomes, and how many events there were when it was decided.
     waiting: Vec<(Waiting, usize, usize, bool)>,
     outcomes_bytes: usize,
@@ -146,7 +153,12 @@ impl Round {
                 }
                 continue;
             }
-            match round.settle(slot, states, outcomes, &request, identity, asked) {
+            if !outcomes.has_room(round.outcomes_bytes + limits::OUTCOME_RESERVED_BYTES) {
+                let _ = answer.send(Err(CommandFault::OutcomesFull));
+                continue;
+            }
+            let cause = format!("command {id}");
+            match round.settle(slot, states, &request, &cause, identity, asked) {
                 Ok(outcome) => {
                     let index = round.outcomes.len();
                     round.outcomes_bytes += bytes_of(&id, &outcome);
@@ -164,24 +176,135 @@ impl Round {
         round
     }
 
+    /// Decides the first of `records`, commands from a topic, in order, as far as they can be; says why it stopped
+    /// before one that cannot be decided and that nobody wants as a dead letter.
+    pub(in crate::partition) fn decide_records(
+        slot: &mut InstanceSlot,
+        states: &mut Speculation<'_>,
+        records: &RecordBatch,
+        asked: &Asked<'_>,
+        on_refusal: OnRefusal,
+    ) -> (Self, Option<Poison>) {
+        let mut round = Self::default();
+        let mut stopped = None;
+        for index in 0..records.len() {
+            let record = records.get(index);
+            let (code, reason, is_refusal) = match round.settle_record(slot, states, &record, asked)
+            {
+                Ok(None) => {
+                    round.from_topic.0 += 1;
+                    round.taken = Some(record.offset.next());
+                    continue;
+                }
+                Ok(Some((code, reason))) => (code, reason, true),
+                Err(CommandFault::Failed { code, detail }) if code != "try-again" => {
+                    (code, detail, false)
+                }
+                Err(_) => break,
+            };
+            let poison = Poison {
+                index,
+                code,
+                reason,
+            };
+            match on_refusal {
+                OnRefusal::DeadLetter => round.letters.push(asked.stamp.letter(&record, &poison)),
+                OnRefusal::Ignore if is_refusal => {}
+                OnRefusal::Ignore => {
+                    stopped = Some(poison);
+                    break;
+                }
+            }
+            round.from_topic.0 += 1;
+            round.from_topic.1 += 1;
+            round.taken = Some(record.offset.next());
+        }
+        round.states = std::mem::take(&mut states.states);
+        (round, stopped)
+    }
+
+    /// Decides a command from a topic; `Some` = it is refused, with code and reason.
+    fn settle_record(
+        &mut self,
+        slot: &mut InstanceSlot,
+        states: &mut Speculation<'_>,
+        record: &RecordRef<'_>,
+        asked: &Asked<'_>,
+    ) -> Result<Option<(String, String)>, CommandFault> {
+        let text = |name: &str| {
+            let mut headers = record.headers();
+            let (_, value) = headers.find(|(header, _)| *header == name)?;
+            std::str::from_utf8(value?).ok()
+        };
+        let (Some(name), Some(key)) = (text(COMMAND_HEADER), record.key) else {
+            let reason =
+                format!("a command has a key, and its name in the header {COMMAND_HEADER}");
+            return Ok(Some(("no-command".to_owned(), reason)));
+        };
+        let at = merged::origin(record).map(|at| at.to_string());
+        let at = at.unwrap_or_else(|| record.offset.to_string());
+        let headers = record.headers().filter(|(name, _)| !merged::is_mark(name));
+        let travelling = record
+            .headers()
+            .filter(|(name, _)| TRAVELLING_HEADERS.contains(name));
+        let request = CommandRequest {
+            key: Bytes::copy_from_slice(key),
+            command: Command {
+                name: name.to_owned(),
+                id: at.clone(),
+                content: Payload {
+                    content_type: text("content-type")
+                        .unwrap_or("application/json")
+                        .to_owned(),
+                    body: record.value.unwrap_or_default().to_vec(),
+                },
+                context: CallContext {
+                    headers: headers
+                        .map(|(name, value)| (name.to_owned(), value.unwrap_or_default().to_vec()))
+                        .collect(),
+                    ..CallContext::default()
+                },
+            },
+            expects: Expects::Anything,
+            travelling: travelling
+                .filter_map(|(name, value)| Some((name.to_owned(), Bytes::copy_from_slice(value?))))
+                .collect(),
+        };
+        let outcome = self.settle(slot, states, &request, &at, [0; 32], asked);
+        match outcome.map(|outcome| outcome.what) {
+            Ok(Settled::Accepted { .. }) => Ok(None),
+            Ok(Settled::Refused { code, reason, .. }) => {
+                Ok(Some((format!("refused:{code}"), reason)))
+            }
+            Ok(Settled::Stale) => Ok(Some((
+                "stale".to_owned(),
+                "it was meant for another version".to_owned(),
+            ))),
+            Err(CommandFault::UnknownCommand) => Ok(Some((
+                "unknown-command".to_owned(),
+                format!("the handler has no command '{name}'"),
+            ))),
+            Err(CommandFault::BadBody { field, problem }) => {
+                Ok(Some(("bad-body".to_owned(), format!("{field}: {problem}"))))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Whether there is nothing to write.
     pub(in crate::partition) fn is_empty(&self) -> bool {
-        self.outcomes.is_empty()
+        self.outcomes.is_empty() && self.taken.is_none()
     }
 
     fn settle(
         &mut self,
         slot: &mut InstanceSlot,
         states: &mut Speculation<'_>,
-        outcomes: &Outcomes,
         request: &CommandRequest,
+        cause: &str,
         identity: [u8; 32],
         asked: &Asked<'_>,
     ) -> Result<Outcome, CommandFault> {
-        let reserved = self.outcomes_bytes + limits::OUTCOME_RESERVED_BYTES;
-        if !outcomes.has_room(reserved) {
-            return Err(CommandFault::OutcomesFull);
-        }
         let before = asked.folds.then(|| states.get(&request.key)).flatten();
         let counted = before.as_ref().map_or(0, KeyState::version);
         let before = before.filter(|state| !state.is_gone());
@@ -248,11 +371,9 @@ impl Round {
                 headers.extend(
                     travelling.map(|(name, value)| (name.clone().into(), Some(value.clone()))),
                 );
-                asked.stamp.event(
-                    &mut headers,
-                    asked.folds.then_some(version),
-                    &request.command.id,
-                );
+                asked
+                    .stamp
+                    .event(&mut headers, asked.folds.then_some(version), cause);
                 NewRecord {
                     key: Some(request.key.clone()),
                     value: event.value.map(Bytes::from),

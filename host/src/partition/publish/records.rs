@@ -140,21 +140,18 @@ impl Stamp {
         }
     }
 
-    /// Stamps an event that a command has caused, with the version of its key that it makes.
+    /// Stamps an event with what caused it, and the version of its key that it makes.
     pub(in crate::partition) fn event(
         &self,
         headers: &mut Vec<Header>,
         version: Option<u64>,
-        command: &str,
+        cause: &str,
     ) {
         self.stamp(headers);
         if let Some(version) = version {
             headers.push((VERSION.into(), Some(Bytes::from(version.to_string()))));
         }
-        headers.push((
-            CAUSE.into(),
-            Some(Bytes::from(format!("command {command}"))),
-        ));
+        headers.push((CAUSE.into(), Some(Bytes::from(cause.to_owned()))));
     }
 
     fn stamp(&self, headers: &mut Vec<Header>) {

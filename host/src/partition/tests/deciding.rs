@@ -7,6 +7,7 @@ use super::publishing::{folded, publishing};
 use super::*;
 use crate::log::{Read, ReadLimits};
 use crate::partition::{Answer, CommandFault, CommandRequest, Expects, Settled};
+use crate::plugin::manifest::OnRefusal;
 use crate::plugin::{CallContext, Command, Decision, EventOut, Refusal};
 
 /// A stock of items: `add` and `take` change it by the number in the body, `drop` removes it.
@@ -177,6 +178,40 @@ impl World {
         };
         let input = Input::own(&TopicName::new("told").unwrap());
         self.start_on(1, None, control, Some(own), input)
+    }
+
+    /// Runs it with commands from the topic `events` as well.
+    fn decide_records(&self, on_refusal: OnRefusal) -> Running {
+        let mut code = Stock::new();
+        Arc::get_mut(&mut code)
+            .expect("it is new")
+            .0
+            .manifest
+            .on_refusal = on_refusal;
+        let control = Control::new(code_of(1, code.clone()));
+        self.codes.0.lock().insert(1, Counter::new());
+        let own = Publishing {
+            decides: true,
+            ..publishing(Role::Serving, Some("foldhost.stock.0"))
+        };
+        let input = Input::own(&TopicName::new("told").unwrap());
+        let commands = Some(TopicName::new("events").unwrap());
+        self.start_with_commands(1, None, control, Some(own), input, commands)
+    }
+
+    /// Writes commands to the topic `events`: key, name, body.
+    async fn command(&self, commands: &[(&str, &str, i64)]) {
+        let records = commands.iter().map(|(key, name, body)| NewRecord {
+            key: Some(Bytes::copy_from_slice(key.as_bytes())),
+            value: Some(Bytes::from(body.to_string())),
+            headers: vec![(
+                "foldhost-command".into(),
+                Some(Bytes::copy_from_slice(name.as_bytes())),
+            )],
+            ..NewRecord::default()
+        });
+        let topic = TopicName::new("events").unwrap();
+        self.log.append(&topic, records.collect()).await.unwrap();
     }
 
     /// What the log says: key, value, and the command that caused it.
@@ -457,4 +492,113 @@ async fn every_command_is_decided_once_on_all_that_came_before_whatever_crashes(
         }
         folded(&running, Offset(0)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_from_a_topic_are_decided_once_and_in_order_whatever_crashes() {
+    for seed in 0..6 {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        let world = World::new(1 << 20).await;
+        let mut model = BTreeMap::<String, i64>::new();
+        let (mut expected, mut refused) = (Vec::new(), 0);
+        for round in 0..8 {
+            let running = world.decide_records(OnRefusal::DeadLetter);
+            let mut commands = Vec::new();
+            for _ in 0..random.random_range(1..60) {
+                let key = format!("k{}", random.random_range(0..3));
+                let name = ["add", "take", "take", "fly"][random.random_range(0..4)];
+                let body = random.random_range(1..5);
+                let count = model.entry(key.clone()).or_default();
+                let next = match name {
+                    "add" => *count + body,
+                    "take" => *count - body,
+                    _ => -1,
+                };
+                if next >= 0 {
+                    *count = next;
+                    expected.push((key.clone(), next.to_string()));
+                } else {
+                    refused += 1;
+                }
+                commands.push((key, name, body));
+            }
+            let commands = commands
+                .iter()
+                .map(|(key, name, body)| (&**key, *name, *body));
+            world.command(&commands.collect::<Vec<_>>()).await;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..40))).await;
+            let how = match random.random_bool(0.3) {
+                true => Stop::Clean,
+                false => Stop::Abandon,
+            };
+            running.1.send_replace(how);
+            let exit = running.2.await.unwrap();
+            let is_over = matches!(exit, Exit::Stopped | Exit::Abandoned | Exit::Fenced(_));
+            assert!(is_over, "seed {seed}, round {round}: {exit:?}");
+        }
+        let running = world.decide_records(OnRefusal::DeadLetter);
+        live(&running).await;
+        let all = tokio::time::timeout(PLENTY, async {
+            while world.events().await.len() < expected.len()
+                || world.read("foldhost.counter.dead-letters").await.len() < refused
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        all.await.expect("all are decided");
+        let told = world.events().await.into_iter();
+        let told: Vec<_> = told.map(|(key, value, _)| (key, value.unwrap())).collect();
+        assert_eq!(told, expected, "seed {seed}");
+        assert_eq!(
+            world.read("foldhost.counter.dead-letters").await.len(),
+            refused
+        );
+        running.1.send_replace(Stop::Clean);
+        assert_eq!(running.2.await.unwrap(), Exit::Stopped);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_of_a_topic_that_cannot_be_decided_holds_up_those_behind_it_only() {
+    let world = World::new(1 << 20).await;
+    world
+        .command(&[("a", "add", 1), ("a", "trap", 0), ("a", "add", 1)])
+        .await;
+    let running = world.decide_records(OnRefusal::Ignore);
+    live(&running).await;
+    wait_until(&running.0, |status| {
+        let error = status.last_error.as_deref().unwrap_or_default();
+        error.contains("events/0@1") && error.contains("--state keep")
+    })
+    .await;
+    // Over HTTP it goes on; nothing behind is lost.
+    assert!(is_accepted(
+        &ask(&running, request("1", "a", "add", 5)).await
+    ));
+    assert_eq!(world.events().await.len(), 2);
+    running.1.send_replace(Stop::Clean);
+    running.2.await.unwrap();
+    let running = world.decide_records(OnRefusal::DeadLetter);
+    let values = async {
+        loop {
+            let values: Vec<_> = world
+                .events()
+                .await
+                .into_iter()
+                .filter_map(|it| it.1)
+                .collect();
+            if values.len() > 2 {
+                break values;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let values = tokio::time::timeout(PLENTY, values)
+        .await
+        .expect("it goes on");
+    assert_eq!(values, ["1", "6", "7"]);
+    let letters = world.read("foldhost.counter.dead-letters").await;
+    assert_eq!(letters.len(), 1);
+    running.1.send_replace(Stop::Clean);
+    running.2.await.unwrap();
 }

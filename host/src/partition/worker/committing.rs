@@ -219,6 +219,7 @@ impl Worker {
                     Decided::Written(Err(LogError::Fenced(by))) => return Exit::Fenced(by),
                     Decided::Written(Err(error)) => return Exit::Failed(error.to_string()),
                     Decided::Command(queued) => queued.answer(Err(CommandFault::NotDeciding)),
+                    Decided::Records(_) => {}
                 }
             }
             let is_done = |it: &Self| it.checkpoint.next == it.committed && !it.is_acting;

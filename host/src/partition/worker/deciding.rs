@@ -15,8 +15,10 @@ use super::super::{PartitionSpec, Ports, journal, open};
 use super::folding::load_states;
 use super::{Phase, Worker};
 use crate::limits;
-use crate::log::{LogError, NewRecord, Read, ReadLimits, RecordBatch, TransactionalWriter};
-use crate::types::{Offset, Partition, RecordPosition, TopicName, TopicPartition};
+use crate::log::{
+    LogError, NewRecord, PartitionReader, Read, ReadLimits, RecordBatch, TransactionalWriter,
+};
+use crate::types::{DeploymentId, Offset, Partition, RecordPosition, TopicName, TopicPartition};
 
 /// Decides the commands of a partition.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(in crate::partition) struct Decider {
     /// `None` while a transaction has it.
     writer: Option<Box<dyn TransactionalWriter>>,
     commands: mpsc::Receiver<Queued>,
+    /// Commands that come from a topic.
+    records: Option<Records>,
     outcomes: Outcomes,
     stamp: Stamp,
     in_flight: Option<InFlight>,
@@ -40,6 +44,8 @@ struct InFlight {
 pub(super) enum Decided {
     /// A command came.
     Command(Queued),
+    /// Commands from a topic wait.
+    Records(Result<(), LogError>),
     /// A transaction has ended.
     Written(Result<(Vec<(Partition, Offset)>, Round), LogError>),
 }
@@ -79,13 +85,25 @@ impl Decider {
                 }
             }
         }
+        let records = match &spec.commands {
+            Some(topic) => Some(Records::open(ports, spec, &journal, topic).await?),
+            None => None,
+        };
         Ok(Self {
             writer: Some(writer),
             commands,
+            records,
             outcomes,
             stamp: Stamp::new(spec),
             in_flight: None,
         })
+    }
+
+    /// Other code decides from here on: what could not be decided may be now.
+    pub(super) fn code_changed(&mut self) {
+        if let Some(records) = &mut self.records {
+            records.blocked = None;
+        }
     }
 
     /// Whether a transaction is under way.
@@ -98,10 +116,16 @@ impl Decider {
         if self.is_busy() {
             return Decided::Written(self.ended().await);
         }
-        match self.commands.recv().await {
-            Some(first) => Decided::Command(first),
-            // Whoever could command holds the handle, as the worker itself does.
-            None => std::future::pending().await,
+        let Self {
+            commands, records, ..
+        } = self;
+        let has_records = records.as_ref().is_some_and(|it| it.blocked.is_none());
+        // Whoever could command holds the handle, as the worker itself does: the queue never ends.
+        tokio::select! {
+            Some(first) = commands.recv() => Decided::Command(first),
+            read = async { records.as_mut().expect("guarded").wait().await }, if has_records => {
+                Decided::Records(read)
+            }
         }
     }
 
@@ -123,6 +147,66 @@ impl Decider {
                 Err(error)
             }
         }
+    }
+}
+
+/// The commands of a topic's partition.
+#[derive(Debug)]
+struct Records {
+    of: TopicPartition,
+    topic_id: Option<[u8; 16]>,
+    reader: Box<dyn PartitionReader>,
+    batch: RecordBatch,
+    /// Whose code could not decide the next one.
+    blocked: Option<DeploymentId>,
+}
+
+impl Records {
+    /// Goes on where the last transaction says.
+    async fn open(
+        ports: &Ports,
+        spec: &PartitionSpec,
+        journal: &TopicPartition,
+        topic: &TopicName,
+    ) -> Result<Self, LogError> {
+        let of = TopicPartition {
+            topic: topic.clone(),
+            partition: spec.store.partition,
+        };
+        let taken = ports.lookups.last(journal, |record| {
+            journal::read_taken(record.value?).filter(|it| it.of == of)
+        });
+        let taken = taken.await?;
+        let found = ports.log.topic(topic).await?;
+        let found = found.ok_or_else(|| LogError::UnknownTopic(topic.clone()))?;
+        let then = taken.as_ref().and_then(|it| it.topic_id);
+        if then.zip(found.id).is_some_and(|(then, now)| then != now) {
+            return Err(LogError::Rejected(format!(
+                "topic '{topic}' was deleted and created again, so which commands were decided is unknown: delete \
+                 '{}' and deploy it again, which merges its inputs anew",
+                spec.store.plugin
+            )));
+        }
+        let next = taken.map_or(Offset(0), |it| it.next);
+        Ok(Self {
+            reader: ports.readers.open(&of, next).await?,
+            of,
+            topic_id: found.id,
+            batch: RecordBatch::new(),
+            blocked: None,
+        })
+    }
+
+    /// Waits until there are some. Cancel-safe.
+    async fn wait(&mut self) -> Result<(), LogError> {
+        const LIMITS: ReadLimits = ReadLimits {
+            records_max: limits::COMMANDS_AT_ONCE_MAX,
+            bytes_max: limits::COMMANDS_AT_ONCE_BYTES_MAX,
+        };
+        while self.batch.is_empty() {
+            self.reader.read(&mut self.batch, LIMITS).await?;
+        }
+        Ok(())
     }
 }
 
@@ -238,9 +322,75 @@ impl Worker {
             )
         };
         drop(in_use);
-        if round.is_empty() {
+        self.write_round(round, now_ms);
+    }
+
+    /// Decides commands that have come from a topic, and begins to write what came of them.
+    pub(super) async fn decide_records(&mut self) {
+        self.reader = None;
+        let Some(records) = self.decider.as_mut().and_then(|it| it.records.as_mut()) else {
             return;
+        };
+        let batch = std::mem::take(&mut records.batch);
+        let in_use = self.handle.shared.table.use_for_batch();
+        let loaded = load_states(&self.handle, &self.ports, &*self.store, &batch).await;
+        let Some(decider) = &mut self.decider else {
+            return;
+        };
+        let ready = match loaded {
+            Ok(ready) => ready,
+            Err(error) => {
+                decider.records.as_mut().expect("it was just there").batch = batch;
+                return self.try_again(&error.to_string());
+            }
+        };
+        let code = self.handle.code();
+        let now_ms = self.ports.clock.now_ms();
+        let asked = Asked {
+            source: &self.source,
+            stamp: &decider.stamp,
+            partition: self.handle.spec().store.partition,
+            folds: code.code.inspection().capabilities.fold,
+            now_ms,
+        };
+        let part = batch.part(0..ready);
+        let (round, stopped) = {
+            let table = self.handle.shared.table.read();
+            let mut states = Speculation::over(&table);
+            let on_refusal = code.manifest().on_refusal;
+            Round::decide_records(&mut self.slot, &mut states, &part, &asked, on_refusal)
+        };
+        drop(in_use);
+        let done = round.taken.map_or(0, |taken| {
+            batch
+                .iter()
+                .take_while(|record| record.offset < taken)
+                .count()
+        });
+        let records = decider.records.as_mut().expect("it was just there");
+        records.batch = batch.part(done..batch.len());
+        if let Some(poison) = stopped {
+            records.blocked = Some(code.deployment);
+            let at = format!("{}@{}", records.of, batch.get(poison.index).offset);
+            let why = format!(
+                "the command at {at} cannot be decided ({}): {}. Commands from topics wait behind it; deploy corrected \
+                 code with `--state keep`, or let such go to the dead letters (`on-refusal = \"dead-letter\"`)",
+                poison.code, poison.reason
+            );
+            tracing::error!(partition = %self.handle.spec().store, "{why}");
+            self.handle.update(|status| status.last_error = Some(why));
+        } else if round.is_empty() {
+            return self.try_again("a command from a topic could not be decided");
         }
+        self.write_round(round, now_ms);
+    }
+
+    /// Begins to write what came of a round.
+    fn write_round(&mut self, round: Round, now_ms: i64) {
+        let Some(decider) = self.decider.as_mut().filter(|_| !round.is_empty()) else {
+            return;
+        };
+        let partition = self.handle.spec().store.partition;
         let expired = decider
             .outcomes
             .expire(now_ms, limits::OUTCOMES_EXPIRED_AT_ONCE_MAX);
@@ -258,6 +408,18 @@ impl Worker {
         );
         let gone = expired.iter();
         records.extend(gone.map(|id| journal(journal::outcome_tombstone(partition, id))));
+        if let Some(publishing) = &spec.publishing {
+            let letters = round.letters.iter().cloned();
+            records.extend(letters.map(|letter| (publishing.dead_letters.clone(), letter)));
+        }
+        if let (Some(next), Some(of)) = (round.taken, &decider.records) {
+            let taken = journal::Taken {
+                of: of.of.clone(),
+                topic_id: of.topic_id,
+                next,
+            };
+            records.push(journal(journal::taken_record(&taken)));
+        }
         let mut writer = decider.writer.take().expect("one transaction at a time");
         let task = tokio::spawn(async move {
             let places = writer.commit(records).await?;
@@ -302,7 +464,12 @@ impl Worker {
         metrics.published(store, events as u64);
         let outcomes = round.outcomes.iter();
         let refused = outcomes.filter(|(_, it)| !matches!(it.what, Settled::Accepted { .. }));
-        metrics.decided(store, round.outcomes.len() as u64, refused.count() as u64);
+        let (commands, refusals) = round.from_topic;
+        metrics.decided(
+            store,
+            round.outcomes.len() as u64 + commands,
+            refused.count() as u64 + refusals,
+        );
         if let Some(decider) = &mut self.decider {
             for (id, outcome) in &round.outcomes {
                 decider.outcomes.keep(id, outcome.clone());

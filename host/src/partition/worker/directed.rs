@@ -63,6 +63,9 @@ impl Worker {
         self.source.origins = manifest.origins;
         self.source.on_error = manifest.on_error;
         self.schedule.set_interval(code.state_interval());
+        if let Some(decider) = &mut self.decider {
+            decider.code_changed();
+        }
         *self.handle.shared.in_use.write() = code;
         let (deployment, folds_from) = (self.checkpoint.deployment, self.checkpoint.folds_from);
         self.handle.update(|status| {

@@ -4,7 +4,7 @@
 //! Invariant: what passes means something. A field that would have no effect, or an effect that this
 //! version of the host does not have, is refused instead of being ignored at run time.
 
-use super::{ExpectedVersion, Manifest, OnError};
+use super::{ExpectedVersion, Manifest, OnError, OnRefusal};
 use crate::plugin::{Capabilities, Fault, Kind};
 
 impl Manifest {
@@ -14,25 +14,6 @@ impl Manifest {
     #[must_use]
     pub fn merges(&self, capabilities: Capabilities) -> bool {
         capabilities.route || self.inputs.len() > 1
-    }
-
-    /// What this manifest, and a component with these `capabilities`, ask for that this version of
-    /// the host does not do.
-    #[must_use]
-    pub fn unsupported(&self, capabilities: Capabilities) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        if capabilities.kind() == Some(Kind::CommandHandler) && !self.inputs.is_empty() {
-            faults.push(Fault {
-                code: "unsupported",
-                detail: format!(
-                    "inputs of a command handler are topics that commands come from, which is not \
-                     supported by this version of foldhost ({}): leave inputs out of plugin.toml; \
-                     the events of its own topic are folded without being named there",
-                    env!("CARGO_PKG_VERSION")
-                ),
-            });
-        }
-        faults
     }
 
     /// What of this manifest contradicts itself, or the component with these `capabilities`.
@@ -139,12 +120,17 @@ impl Manifest {
     }
 
     /// What is about commands, where the component takes none.
-    fn no_commands(&self) -> Option<Fault> {
-        let asked = self.expected_version != ExpectedVersion::Optional;
-        asked.then(|| {
-            let because = "the component exports no decide, so it takes no commands";
-            meaningless("no-commands", "expected-version", because)
-        })
+    fn no_commands(&self) -> impl Iterator<Item = Fault> {
+        let asked = [
+            (
+                self.expected_version != ExpectedVersion::Optional,
+                "expected-version",
+            ),
+            (self.on_refusal != OnRefusal::Ignore, "on-refusal"),
+        ];
+        let because = "the component exports no decide, so it takes no commands";
+        let asked = asked.into_iter().filter(|(asked, _)| *asked);
+        asked.map(move |(_, field)| meaningless("no-commands", field, because))
     }
 
     /// What a command handler with these `capabilities` cannot have.
@@ -162,6 +148,18 @@ impl Manifest {
             let because = "a command that cannot be decided is refused, and an event of its own topic \
                            that it cannot fold stops the partition";
             faults.push(meaningless("on-error-of-a-handler", "on-error", because));
+        }
+        if self.on_refusal != OnRefusal::Ignore && self.inputs.is_empty() {
+            let because = "there are no inputs that commands would come from, and whoever commands over HTTP is told";
+            faults.push(meaningless("no-command-topics", "on-refusal", because));
+        }
+        if self.expected_version == ExpectedVersion::Required && !self.inputs.is_empty() {
+            faults.push(Fault {
+                code: "no-conditions",
+                detail: "expected-version is \"required\", and commands come from topics, where a command cannot say \
+                         which version it is meant for: leave inputs or expected-version out of plugin.toml"
+                    .to_owned(),
+            });
         }
         if !capabilities.fold {
             faults.extend(self.no_state(capabilities));

@@ -30,6 +30,7 @@ const FIELDS: &[&str] = &[
     "commit-interval",
     "on-error",
     "expected-version",
+    "on-refusal",
     "headers",
     "record-keys",
     "origins",
@@ -75,6 +76,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     let on_error = fields
         .choice("on-error", &["stop", "dead-letter", "park-key"])
         .unwrap_or_default();
+    let on_refusal = fields.choice("on-refusal", &["ignore", "dead-letter"]);
     let expected_version = fields.choice("expected-version", &["optional", "required"]);
     let headers = fields.optional("headers", boolean).unwrap_or(false);
     let record_keys = fields.optional("record-keys", boolean).unwrap_or(false);
@@ -99,6 +101,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             commit_interval: commit_interval.unwrap_or(commit_interval_default),
             on_error,
             expected_version: expected_version.unwrap_or_default(),
+            on_refusal: on_refusal.unwrap_or_default(),
             headers,
             record_keys,
             origins,

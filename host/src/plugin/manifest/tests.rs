@@ -32,7 +32,6 @@ fn a_minimal_manifest_gets_its_defaults() {
     assert_eq!(manifest.expected_version, ExpectedVersion::Optional);
     assert!(!manifest.record_keys && !manifest.origins);
     assert_eq!(manifest.limits, Limits::default());
-    assert!(manifest.unsupported(view()).is_empty());
     assert!(manifest.contradictions(view()).is_empty());
     assert!(!manifest.merges(view()));
 }
@@ -288,7 +287,7 @@ fn every_policy_for_poison_is_done() {
             fold: true,
             ..Capabilities::default()
         };
-        assert!(manifest.unsupported(view).is_empty(), "{on_error}");
+        assert!(manifest.contradictions(view).is_empty(), "{on_error}");
     }
 }
 
@@ -304,7 +303,6 @@ fn what_republishers_ask_for_is_done() {
         route: true,
         ..Capabilities::default()
     };
-    assert!(manifest.unsupported(all).is_empty());
     assert!(manifest.contradictions(all).is_empty());
 }
 

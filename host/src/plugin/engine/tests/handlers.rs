@@ -211,7 +211,7 @@ fn a_handler_that_cannot_be_one_is_refused() {
     let with_inputs = MANIFEST.replace("output", "inputs = [\"in\"]\non-error = \"park-key\"\n#");
     assert_eq!(
         refused(&with_inputs, WORLD),
-        ["unsupported", "no-output", "on-error-of-a-handler"]
+        ["no-output", "on-error-of-a-handler"]
     );
     let view = WORLD.replace("export foldhost:plugin/decide@0.1.0;", "");
     assert_eq!(refused(MANIFEST, &view), ["no-inputs", "output-of-a-view"]);

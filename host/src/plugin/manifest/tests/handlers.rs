@@ -22,11 +22,8 @@ fn stateless() -> Capabilities {
 /// Codes and sentences of what is wrong with `text` and a component with these capabilities.
 fn wrong(text: &str, of: Capabilities) -> Vec<(&'static str, String)> {
     let manifest = Manifest::from_toml(text).unwrap();
-    let faults = manifest.unsupported(of).into_iter();
-    faults
-        .chain(manifest.contradictions(of))
-        .map(|it| (it.code, it.detail))
-        .collect()
+    let faults = manifest.contradictions(of).into_iter();
+    faults.map(|it| (it.code, it.detail)).collect()
 }
 
 /// That exactly one thing is wrong, and what is said of it.
@@ -99,19 +96,23 @@ fn what_folds_other_topics_has_inputs() {
 }
 
 #[test]
-fn a_handler_owns_a_topic_and_has_no_inputs_yet() {
-    let neither = wrong(MINIMAL, handler());
-    let codes: Vec<_> = neither.iter().map(|(code, _)| *code).collect();
-    assert_eq!(codes, ["unsupported", "no-output"], "{neither:#?}");
-    let detail = &neither[1].1;
-    assert!(detail.contains("exports decide"), "{detail}");
-    assert!(detail.contains("write output ="), "{detail}");
+fn a_handler_owns_a_topic_and_takes_commands_from_others() {
+    one(MINIMAL, handler(), "no-output", "write output =");
+    let inputs = format!("{HANDLER}inputs = [\"order-commands\"]\n");
+    for text in [&inputs, &format!("{inputs}on-refusal = \"dead-letter\"")] {
+        assert!(wrong(text, handler()).is_empty(), "{text}");
+    }
+    let text = format!("{inputs}expected-version = \"required\"");
     one(
-        &format!("{HANDLER}inputs = [\"order-commands\"]"),
+        &text,
         handler(),
-        "unsupported",
-        "topics that commands come from, which is not supported by this version",
+        "no-conditions",
+        "cannot say which version",
     );
+    let text = format!("{HANDLER}on-refusal = \"dead-letter\"");
+    one(&text, handler(), "no-command-topics", "there are no inputs");
+    let text = format!("{MINIMAL}on-refusal = \"dead-letter\"");
+    one(&text, view(), "no-commands", "it takes no commands");
 }
 
 #[test]
