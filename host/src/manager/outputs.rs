@@ -13,7 +13,7 @@ use crate::error::{Code, Problem};
 use crate::log::{Cleanup, Log, LogError, NewTopic};
 use crate::plugin::manifest::{Input, OnError, OnRefusal, Output};
 use crate::plugin::{Fault, Manifest};
-use crate::types::{ClusterName, PluginName, TopicName};
+use crate::types::{ClusterName, Offset, Partition, PluginName, TopicName, TopicPartition};
 
 /// A manifest's inputs and output, mapped to the topics that they are here.
 ///
@@ -82,7 +82,7 @@ fn not_an_output(output: &Output, inputs: &[Input], cluster: &ClusterName) -> Op
     })
 }
 
-/// Whether a plugin may publish to its output: nobody else owns it; and if it is there already, it is
+/// Whether a plugin may publish to its output: nobody else owns it; and if there are records in it already, it is
 /// the plugin's, or whoever asks knows (`adopts`).
 ///
 /// # Errors
@@ -115,18 +115,40 @@ pub(super) async fn check_owner(
             return Ok(());
         }
     }
-    match manager.context.log.topic(topic).await {
-        Ok(None) => Ok(()),
-        Ok(Some(_)) => Err(topic_exists(name, topic)),
+    let log = &*manager.context.log;
+    let Some(found) = log.topic(topic).await.map_err(log_problem)? else {
+        return Ok(());
+    };
+    match has_had_records(log, topic, found.partitions).await {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(topic_exists(name, topic)),
         Err(error) => Err(log_problem(error)),
     }
+}
+
+/// Whether anything was ever written to a topic: one that was only created is nobody's yet.
+async fn has_had_records(
+    log: &dyn Log,
+    topic: &TopicName,
+    partitions: u32,
+) -> Result<bool, LogError> {
+    for partition in (0..partitions).map(Partition) {
+        let of = TopicPartition {
+            topic: topic.clone(),
+            partition,
+        };
+        if log.written_end(&of).await? > Offset(0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn topic_exists(name: &PluginName, topic: &TopicName) -> Problem {
     Problem::new(
         Code::TopicExists,
         format!(
-            "the output of '{name}' is topic {topic}, which exists already and belongs to no plugin: map \
+            "the output of '{name}' is topic {topic}, which has records already and belongs to no plugin: map \
              the output to a topic that does not exist yet (`--topic OUTPUT=TOPIC`), or, if nobody else \
              writes to it any more, take it over with `--adopt-topic`"
         ),

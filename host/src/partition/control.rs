@@ -69,6 +69,8 @@ pub struct Control {
     pub frozen: bool,
     /// Records that are not folded.
     pub skips: Arc<Skips>,
+    /// Commands from topics that are not decided, by where they are merged.
+    pub command_skips: Arc<Skips>,
     /// What was decided about parked records.
     pub actions: Arc<Actions>,
 }
@@ -82,6 +84,7 @@ impl Control {
             paused: false,
             frozen: false,
             skips: Arc::default(),
+            command_skips: Arc::default(),
             actions: Arc::default(),
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct Shared {
     pub(super) in_use: RwLock<Arc<CodeInUse>>,
     /// How its part of the merge stage is.
     merging: RwLock<Merging>,
+    /// Why commands from topics are not decided any further, and their topic's identity.
+    commands_blocked: RwLock<Option<(Blocked, Option<[u8; 16]>)>>,
     /// What is set aside for an operator.
     pub(super) parking: RwLock<Parking>,
     /// Commands for it, and the end of the queue from which its worker takes them.
@@ -93,6 +95,7 @@ impl PartitionHandle {
                 control: watch::Sender::new(control),
                 in_use,
                 merging: RwLock::default(),
+                commands_blocked: RwLock::default(),
                 parking: RwLock::default(),
                 commands,
                 queue: Mutex::new(Some(queue)),
@@ -134,10 +137,12 @@ impl PartitionHandle {
         }
         let merging = self.shared.merging.read();
         status.lag_events += merging.lag_records;
-        if let Some((blocked, topic_id)) = &merging.blocked
+        let commands = self.shared.commands_blocked.read();
+        if let Some((blocked, topic_id)) = merging.blocked.as_ref().or(commands.as_ref())
             && status.blocked.is_none()
         {
-            // It folds what else is merged; but it does not go on by itself with all of its inputs.
+            // It folds what else is merged, and decides what else is commanded; but it does not go on by itself
+            // with all of its inputs.
             status.phase = Phase::Blocked;
             status.blocked = Some(blocked.clone());
             status.topic_id = *topic_id;
@@ -148,6 +153,11 @@ impl PartitionHandle {
     /// Takes note of how its part of the merge stage is.
     pub fn note_merging(&self, merging: Merging) {
         *self.shared.merging.write() = merging;
+    }
+
+    /// Takes note of the command from a topic before which it has stopped, if it has.
+    pub(super) fn note_commands_blocked(&self, blocked: Option<(Blocked, Option<[u8; 16]>)>) {
+        *self.shared.commands_blocked.write() = blocked;
     }
 
     /// Whether it has read its backlog or does not go on: nothing more to wait for at start.

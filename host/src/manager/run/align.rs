@@ -19,7 +19,7 @@ use crate::partition::{
 use crate::plugin::manifest::{Input, OnError};
 use crate::plugin::{Kind, PluginCode};
 use crate::state::StoreId;
-use crate::types::{GenerationId, Partition};
+use crate::types::{GenerationId, Partition, TopicName};
 
 impl Running {
     /// See the module.
@@ -112,6 +112,7 @@ impl Running {
                 paused: decided.paused.is_some(),
                 frozen: is_retiring,
                 skips: Arc::new(self.skips(decided, generation, partition)),
+                command_skips: Arc::new(self.command_skips(decided, generation, partition)),
                 actions: Arc::new(self.actions(decided, generation, partition)),
             };
             match self.slots.get(&place) {
@@ -307,29 +308,24 @@ impl Running {
                 schema: schema.clone(),
             }),
         };
-        let own = deployment.own();
-        let commands = deployment.merge.filter(|_| own.is_some());
-        let cluster = &self.context.cluster;
-        let commands = commands.map(|merge| cluster.merge_topic(self.plugin.name(), merge.number));
+        let commands = self.commands_topic(deployment);
+        let merge = deployment.merge.filter(|_| commands.is_none());
         PartitionSpec {
             store: store(generation.number()),
             origin,
             input: deployment.folded(&self.context.cluster),
-            merged: deployment
-                .merge
-                .filter(|_| own.is_none())
-                .map(|_| MergedInputs {
-                    topics: deployment
-                        .inputs
-                        .iter()
-                        .map(|it| it.topic.clone())
-                        .collect(),
-                    progress: self.merges.progress(
-                        &self.context,
-                        &self.journal,
-                        self.journal_partitions,
-                    ),
-                }),
+            merged: merge.map(|_| MergedInputs {
+                topics: deployment
+                    .inputs
+                    .iter()
+                    .map(|it| it.topic.clone())
+                    .collect(),
+                progress: self.merges.progress(
+                    &self.context,
+                    &self.journal,
+                    self.journal_partitions,
+                ),
+            }),
             commands,
             journal: self.journal.clone(),
             advertised_url: self.context.advertised_url.clone(),
@@ -373,6 +369,25 @@ impl Running {
             dead_letters: cluster.dead_letters_topic(name),
             decides,
             folds_unstamped: decided.history.iter().any(|it| it.adopts_topic),
+        })
+    }
+
+    /// The topic that a command handler's inputs are merged into, if it has some.
+    fn commands_topic(&self, deployment: &Deployment) -> Option<TopicName> {
+        let merge = deployment.merge.filter(|_| deployment.own().is_some())?;
+        let cluster = &self.context.cluster;
+        Some(cluster.merge_topic(self.plugin.name(), merge.number))
+    }
+
+    fn command_skips(
+        &self,
+        decided: &Decided,
+        generation: &Generation,
+        partition: Partition,
+    ) -> Skips {
+        let topic = self.commands_topic(&generation.deployment);
+        topic.map_or_else(Skips::default, |topic| {
+            merge::skips(decided, &topic, partition)
         })
     }
 
@@ -444,6 +459,7 @@ fn direct(handle: &PartitionHandle, control: Control) {
             || now.paused != control.paused
             || now.frozen != control.frozen
             || now.skips != control.skips
+            || now.command_skips != control.command_skips
             || now.actions != control.actions;
         if is_news {
             *now = control;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 pub(super) use outcomes::Outcomes;
-pub(super) use round::{Asked, Round, Speculation};
+pub(super) use round::{Asked, RecordPolicy, Round, Speculation};
 
 use crate::plugin::{Command, Payload};
 use crate::types::RecordPosition;

@@ -14,6 +14,7 @@ use crate::limits;
 use crate::log::{COMMAND_HEADER, Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
 use crate::partition::Source;
 use crate::partition::changes::{Changes, Place};
+use crate::partition::control::Skips;
 use crate::partition::merged;
 use crate::partition::publish::Stamp;
 use crate::partition::step::{InstanceSlot, Poison, States, step};
@@ -22,6 +23,15 @@ use crate::plugin::manifest::{OnError, OnRefusal};
 use crate::plugin::{CallContext, CallError, Command, Decision, Payload, Refusal};
 use crate::state::{KeyState, StateRef};
 use crate::types::{Digest, Offset, Partition, RecordPosition};
+
+/// What becomes of commands from a topic that are not to be decided, or that are refused.
+pub(in crate::partition) struct RecordPolicy<'a> {
+    pub(in crate::partition) on_refusal: OnRefusal,
+    /// Those that are left out.
+    pub(in crate::partition) skips: &'a Skips,
+    /// Identity of their topic, where the log can tell.
+    pub(in crate::partition) topic_id: Option<[u8; 16]>,
+}
 
 /// A bit that no place of a table has.
 const SPECULATIVE: u32 = 1 << 31;
@@ -183,12 +193,16 @@ impl Round {
         states: &mut Speculation<'_>,
         records: &RecordBatch,
         asked: &Asked<'_>,
-        on_refusal: OnRefusal,
+        policy: &RecordPolicy<'_>,
     ) -> (Self, Option<Poison>) {
         let mut round = Self::default();
         let mut stopped = None;
         for index in 0..records.len() {
             let record = records.get(index);
+            if policy.skips.covers(record.offset, policy.topic_id) {
+                round.taken = Some(record.offset.next());
+                continue;
+            }
             let (code, reason, is_refusal) = match round.settle_record(slot, states, &record, asked)
             {
                 Ok(None) => {
@@ -207,7 +221,7 @@ impl Round {
                 code,
                 reason,
             };
-            match on_refusal {
+            match policy.on_refusal {
                 OnRefusal::DeadLetter => round.letters.push(asked.stamp.letter(&record, &poison)),
                 OnRefusal::Ignore if is_refusal => {}
                 OnRefusal::Ignore => {

@@ -5,20 +5,26 @@
 //! queries see nothing that may still fail; after any error of a transaction the partition is opened again, and
 //! whoever waits is told that nobody knows.
 
+use std::sync::Arc;
+
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::super::changes::Changes;
-use super::super::deciding::{Asked, CommandFault, Outcomes, Queued, Round, Settled, Speculation};
+use super::super::deciding::{
+    Asked, CommandFault, Outcomes, Queued, RecordPolicy, Round, Settled, Speculation,
+};
 use super::super::publish::Stamp;
-use super::super::{PartitionSpec, Ports, journal, open};
+use super::super::step::Poison;
+use super::super::{Blocked, PartitionSpec, Ports, Skips, journal, merged, open};
 use super::folding::load_states;
 use super::{Phase, Worker};
 use crate::limits;
 use crate::log::{
-    LogError, NewRecord, PartitionReader, Read, ReadLimits, RecordBatch, TransactionalWriter,
+    LogError, NewRecord, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef,
+    TransactionalWriter,
 };
-use crate::types::{DeploymentId, Offset, Partition, RecordPosition, TopicName, TopicPartition};
+use crate::types::{Offset, Partition, PluginName, RecordPosition, TopicName, TopicPartition};
 
 /// Decides the commands of a partition.
 #[derive(Debug)]
@@ -99,11 +105,25 @@ impl Decider {
         })
     }
 
-    /// Other code decides from here on: what could not be decided may be now.
-    pub(super) fn code_changed(&mut self) {
-        if let Some(records) = &mut self.records {
-            records.blocked = None;
-        }
+    /// Other code decides from here on: what could not be decided may be now. Says whether there was anything.
+    pub(super) fn code_changed(&mut self) -> bool {
+        let records = self.records.as_mut();
+        records.is_some_and(|it| it.blocked.take().is_some())
+    }
+
+    /// Leaves these commands of the topic out from here on. Says whether it had stopped before one of them.
+    pub(super) fn skip(&mut self, skips: Arc<Skips>) -> bool {
+        let Some(records) = &mut self.records else {
+            return false;
+        };
+        records.skips = skips;
+        let Records {
+            blocked,
+            skips,
+            topic_id,
+            ..
+        } = records;
+        blocked.take_if(|at| skips.covers(*at, *topic_id)).is_some()
     }
 
     /// Whether a transaction is under way.
@@ -157,8 +177,10 @@ struct Records {
     topic_id: Option<[u8; 16]>,
     reader: Box<dyn PartitionReader>,
     batch: RecordBatch,
-    /// Whose code could not decide the next one.
-    blocked: Option<DeploymentId>,
+    /// The one that cannot be decided, if it has come to it.
+    blocked: Option<Offset>,
+    /// Those that are left out.
+    skips: Arc<Skips>,
 }
 
 impl Records {
@@ -194,6 +216,7 @@ impl Records {
             topic_id: found.id,
             batch: RecordBatch::new(),
             blocked: None,
+            skips: Arc::default(),
         })
     }
 
@@ -353,12 +376,17 @@ impl Worker {
             folds: code.code.inspection().capabilities.fold,
             now_ms,
         };
+        let records = decider.records.as_mut().expect("it was just there");
         let part = batch.part(0..ready);
         let (round, stopped) = {
             let table = self.handle.shared.table.read();
             let mut states = Speculation::over(&table);
-            let on_refusal = code.manifest().on_refusal;
-            Round::decide_records(&mut self.slot, &mut states, &part, &asked, on_refusal)
+            let policy = RecordPolicy {
+                on_refusal: code.manifest().on_refusal,
+                skips: &records.skips,
+                topic_id: records.topic_id,
+            };
+            Round::decide_records(&mut self.slot, &mut states, &part, &asked, &policy)
         };
         drop(in_use);
         let done = round.taken.map_or(0, |taken| {
@@ -367,22 +395,34 @@ impl Worker {
                 .take_while(|record| record.offset < taken)
                 .count()
         });
-        let records = decider.records.as_mut().expect("it was just there");
         records.batch = batch.part(done..batch.len());
         if let Some(poison) = stopped {
-            records.blocked = Some(code.deployment);
-            let at = format!("{}@{}", records.of, batch.get(poison.index).offset);
-            let why = format!(
-                "the command at {at} cannot be decided ({}): {}. Commands from topics wait behind it; deploy corrected \
-                 code with `--state keep`, or let such go to the dead letters (`on-refusal = \"dead-letter\"`)",
-                poison.code, poison.reason
-            );
-            tracing::error!(partition = %self.handle.spec().store, "{why}");
-            self.handle.update(|status| status.last_error = Some(why));
+            let record = batch.get(poison.index);
+            records.blocked = Some(record.offset);
+            let (of, topic_id) = (records.of.clone(), records.topic_id);
+            let blocked = undecided(&self.handle.spec().store.plugin, of, &record, poison);
+            self.commands_blocked(blocked, topic_id);
         } else if round.is_empty() {
             return self.try_again("a command from a topic could not be decided");
         }
         self.write_round(round, now_ms);
+    }
+
+    fn commands_blocked(&self, blocked: Blocked, topic_id: Option<[u8; 16]>) {
+        let store = &self.handle.spec().store;
+        tracing::error!(partition = %store, code = blocked.code, "{}", blocked.detail);
+        self.handle.note_commands_blocked(Some((blocked, topic_id)));
+        self.ports.metrics.phase(store, Phase::Blocked.number());
+        self.ports.changed.notify_one();
+    }
+
+    /// It goes on with the command before which it had stopped.
+    pub(super) fn commands_unblocked(&self) {
+        self.handle.note_commands_blocked(None);
+        let phase = self.handle.shared.status.read().phase;
+        let store = &self.handle.spec().store;
+        self.ports.metrics.phase(store, phase.number());
+        self.ports.changed.notify_one();
     }
 
     /// Begins to write what came of a round.
@@ -512,6 +552,33 @@ impl Worker {
 }
 
 /// The last record before an offset, if there is one.
+/// Why commands from topics are not decided any further.
+fn undecided(
+    plugin: &PluginName,
+    of: TopicPartition,
+    record: &RecordRef<'_>,
+    poison: Poison,
+) -> Blocked {
+    let at = RecordPosition {
+        topic: of.topic,
+        partition: of.partition,
+        offset: record.offset,
+    };
+    let origin = merged::origin(record).map(|origin| format!(", which is {origin},"));
+    let detail = format!(
+        "stopped before the command at {at}{} which cannot be decided: {}. Commands from topics wait behind it; others \
+         are decided. Deploy corrected code with `--state keep`, leave the command out (`foldhost plugin skip {plugin} \
+         {at} --reason …`), or have such go to the dead letters (`on-refusal = \"dead-letter\"`)",
+        origin.unwrap_or_default(),
+        poison.reason,
+    );
+    Blocked {
+        code: poison.code,
+        detail,
+        at: Some(at),
+    }
+}
+
 fn position_before(source: &TopicPartition, next: Offset) -> Option<RecordPosition> {
     Some(RecordPosition {
         topic: source.topic.clone(),

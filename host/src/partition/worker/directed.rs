@@ -4,6 +4,7 @@
 use super::super::step::InstanceSlot;
 use super::super::{Blocked, Control, Phase};
 use super::Worker;
+use super::deciding::Decider;
 use crate::types::Offset;
 
 impl Worker {
@@ -14,6 +15,7 @@ impl Worker {
             paused,
             frozen,
             skips,
+            command_skips,
             actions,
         } = self.control.borrow_and_update().clone();
         let is_news = code.deployment != self.checkpoint.deployment
@@ -34,6 +36,13 @@ impl Worker {
             .and_then(|blocked| blocked.at);
         if blocked_at.is_some_and(|at| self.skips.covers(at.offset, self.checkpoint.topic_id)) {
             self.unblock();
+        }
+        if self
+            .decider
+            .as_mut()
+            .is_some_and(|it| it.skip(command_skips))
+        {
+            self.commands_unblocked();
         }
         self.settle();
     }
@@ -63,8 +72,8 @@ impl Worker {
         self.source.origins = manifest.origins;
         self.source.on_error = manifest.on_error;
         self.schedule.set_interval(code.state_interval());
-        if let Some(decider) = &mut self.decider {
-            decider.code_changed();
+        if self.decider.as_mut().is_some_and(Decider::code_changed) {
+            self.commands_unblocked();
         }
         *self.handle.shared.in_use.write() = code;
         let (deployment, folds_from) = (self.checkpoint.deployment, self.checkpoint.folds_from);
