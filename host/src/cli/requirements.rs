@@ -9,8 +9,8 @@ use super::args::RequirementsArgs;
 use super::exit::UsageError;
 use super::output;
 use super::plugin::Component;
-use crate::plugin::component;
-use crate::plugin::manifest::{Manifest, OnError, Output};
+use crate::plugin::manifest::{Manifest, OnError, OnRefusal, Output};
+use crate::plugin::{Capabilities, component};
 use crate::types::{ClusterName, PluginName, TopicName};
 
 /// Runs the command.
@@ -27,7 +27,7 @@ pub(super) fn run(args: &RequirementsArgs) -> anyhow::Result<()> {
             faults.concat()
         ))
     })?;
-    let needs = Needs::of(args, &examined.manifest, examined.capabilities.route)?;
+    let needs = Needs::of(args, &examined.manifest, examined.capabilities)?;
     if args.json {
         return Ok(output::json(&needs.json())?);
     }
@@ -114,23 +114,51 @@ impl TopicNeed {
 }
 
 impl Needs {
-    fn of(args: &RequirementsArgs, manifest: &Manifest, routes: bool) -> anyhow::Result<Self> {
+    fn of(
+        args: &RequirementsArgs,
+        manifest: &Manifest,
+        capabilities: Capabilities,
+    ) -> anyhow::Result<Self> {
         let plugin = args.name.clone().unwrap_or_else(|| manifest.name.clone());
         let group = args.cluster.group(&plugin);
         let mapped = Mapped::of(manifest, &args.topics)?;
-        // Partitions of several topics, or of one with other keys, meet in a topic of the host's own.
-        let merges = routes || manifest.inputs.len() > 1;
-        let partitions = match (merges, manifest.merge_partitions) {
-            (true, Some(count)) => count.to_string(),
-            (true, None) => "\"$PARTITIONS_OF_THE_LARGEST_INPUT\"".to_owned(),
-            (false, _) => "\"$PARTITIONS_OF_THE_INPUT\"".to_owned(),
+        let takes_commands = capabilities.decide && !manifest.inputs.is_empty();
+        // Partitions of several topics, or of one with other keys, meet in a topic of the host's own; so do commands.
+        let merges = manifest.merges(capabilities) || takes_commands;
+        let output_partitions = manifest
+            .output
+            .as_ref()
+            .and_then(|output| output.partitions);
+        let partitions = match (capabilities.decide, merges, manifest.merge_partitions) {
+            (true, _, _) => output_partitions.map_or_else(
+                || "\"$PARTITIONS_OF_THE_OUTPUT\"".to_owned(),
+                |count| count.to_string(),
+            ),
+            (false, true, Some(count)) => count.to_string(),
+            (false, true, None) => "\"$PARTITIONS_OF_THE_LARGEST_INPUT\"".to_owned(),
+            (false, false, _) => "\"$PARTITIONS_OF_THE_INPUT\"".to_owned(),
         };
         let mut topics = own_topics(&args.cluster, &plugin, &partitions);
         if merges {
-            topics.push(merge_topic(&group, &partitions));
+            let role = match capabilities.decide {
+                true => "every command of its inputs",
+                false => "every event of its inputs, under the key that it is folded by",
+            };
+            topics.push(merge_topic(&group, role, &partitions));
         }
         if manifest.on_error == OnError::DeadLetter {
-            topics.push(dead_letters(&group, &partitions));
+            topics.push(dead_letters(
+                &group,
+                "events that it could not apply",
+                &partitions,
+            ));
+        }
+        if manifest.on_refusal == OnRefusal::DeadLetter {
+            topics.push(dead_letters(
+                &group,
+                "commands that it refused",
+                &partitions,
+            ));
         }
         if let Some(output) = &mapped.output {
             topics.push(output_topic(output, &partitions));
@@ -272,21 +300,21 @@ fn own_topics(cluster: &ClusterName, plugin: &PluginName, partitions: &str) -> V
     ]
 }
 
-fn merge_topic(group: &str, partitions: &str) -> TopicNeed {
+fn merge_topic(group: &str, role: &'static str, partitions: &str) -> TopicNeed {
     TopicNeed {
         is_numbered: true,
         ..TopicNeed::owned(
             format!("{group}.merge."),
-            "every event of its inputs, under the key that it is folded by",
+            role,
             format!("--partitions {partitions} {KEPT_FOR_EVER}"),
         )
     }
 }
 
-fn dead_letters(group: &str, partitions: &str) -> TopicNeed {
+fn dead_letters(group: &str, role: &'static str, partitions: &str) -> TopicNeed {
     TopicNeed::owned(
         format!("{group}.dead-letters"),
-        "events that it could not apply",
+        role,
         format!("--partitions {partitions} {KEPT_FOR_EVER}"),
     )
 }
@@ -369,7 +397,12 @@ mod tests {
             principal: "User:fold".to_owned(),
             json: false,
         };
-        Needs::of(&args, manifest, false)
+        let decide = manifest.on_refusal != OnRefusal::Ignore;
+        let capabilities = Capabilities {
+            decide,
+            ..Capabilities::default()
+        };
+        Needs::of(&args, manifest, capabilities)
     }
 
     fn needs(maps: &[(&str, &str)]) -> anyhow::Result<Needs> {
@@ -462,6 +495,27 @@ mod tests {
         assert_eq!(
             json["transactional_id_prefixes"],
             json!(["prod.plane-tracker."])
+        );
+    }
+
+    #[test]
+    fn a_handler_of_commands_from_a_topic_merges_them_on_its_outputs_partitions() {
+        let manifest = Manifest {
+            inputs: Manifest::from_toml(VIEW).unwrap().inputs,
+            on_error: OnError::Stop,
+            on_refusal: OnRefusal::DeadLetter,
+            ..republisher()
+        };
+        let text = needs_of(&manifest, &[]).unwrap().text("User:fold");
+        contains(
+            &text,
+            &[
+                "#   prod.plane-tracker.merge.<n> (every command of its inputs)",
+                "#   prod.plane-tracker.dead-letters (commands that it refused)",
+                "--topic prod.plane-tracker.journal --partitions 6 ",
+                "--create --topic \"prod.plane-tracker.merge.$N\" --partitions 6 ",
+                "#   prod.plane-tracker.merge-in.flights.<partition>\n",
+            ],
         );
     }
 

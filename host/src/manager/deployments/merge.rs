@@ -130,17 +130,7 @@ pub(super) fn of(
 /// offsets of one topic say nothing about another.
 pub(super) fn check_same(serving: &Deployment, deployment: &Deployment) -> Result<(), Problem> {
     if let (Some(then), Some(now)) = (serving.own(), deployment.own()) {
-        if then.topic == now.topic {
-            return Ok(());
-        }
-        return Err(Problem::new(
-            Code::InputsChanged,
-            format!(
-                "'{}' decides on what is in topic {}, and other code under its name must do so, too: deploy what \
-                 owns another topic under another name (`--name`)",
-                serving.name, then.topic
-            ),
-        ));
+        return check_same_handler(serving, deployment, &then.topic, &now.topic);
     }
     let topic = |it: &Deployment| {
         (
@@ -166,4 +156,37 @@ pub(super) fn check_same(serving: &Deployment, deployment: &Deployment) -> Resul
             serving.name
         ),
     ))
+}
+
+/// As [`check_same`], of command handlers: what it folds is its own topic, and its inputs are commands.
+fn check_same_handler(
+    serving: &Deployment,
+    deployment: &Deployment,
+    then: &TopicName,
+    now: &TopicName,
+) -> Result<(), Problem> {
+    let name = &serving.name;
+    if then != now {
+        return Err(Problem::new(
+            Code::InputsChanged,
+            format!(
+                "'{name}' decides on what is in topic {then}, and other code under its name must do so, too: deploy \
+                 what owns another topic under another name (`--name`)"
+            ),
+        ));
+    }
+    // Another merge topic has the commands of the first once more.
+    if serving.merge.is_some() && serving.merge != deployment.merge {
+        let inputs = serving.inputs.iter().map(|input| input.topic.as_str());
+        return Err(Problem::new(
+            Code::InputsChanged,
+            format!(
+                "'{name}' takes commands from {}, and from other topics the commands that it has decided already would \
+                 come once more: leave its inputs as they are, and let a republisher bring what is in other topics \
+                 into one of them",
+                inputs.collect::<Vec<_>>().join(", ")
+            ),
+        ));
+    }
+    Ok(())
 }

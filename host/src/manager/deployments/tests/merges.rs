@@ -158,3 +158,35 @@ fn a_number_is_not_used_again_after_a_delete() {
         merge(2, 2)
     );
 }
+
+#[test]
+fn a_handler_takes_commands_from_the_same_topics_for_ever() {
+    let handler = |request: DeployRequested, inputs: &str| {
+        let mut request = publishing(request);
+        request.kind = Kind::CommandHandler;
+        let toml = format!(
+            "name = \"a\"\nversion = \"1.0.0\"\noutput = \"told\"\n{inputs}\nstate-schema = \"s/1\"\n"
+        );
+        request.manifest = Manifest::from_toml(&toml).unwrap();
+        request
+    };
+    let mut world = World::default();
+    let first = deployed(world.deploy(handler(code(b"1"), "")));
+    assert_eq!(first.merge, None);
+    // One that has decided none of a topic may begin.
+    let second = deployed(world.deploy(handler(code(b"2"), "inputs = [\"asked\"]")));
+    assert_eq!(second.merge, merge(1, 2));
+    promote(&mut world, &second);
+    for inputs in [
+        "",
+        "inputs = [\"others\"]",
+        "inputs = [\"asked\", \"others\"]",
+    ] {
+        let problem = refused(world.deploy(handler(code(b"3"), inputs)));
+        assert_eq!(problem.code, Code::InputsChanged, "{inputs}");
+        let said = problem.detail.contains("takes commands from asked");
+        assert!(said, "{}", problem.detail);
+    }
+    let same = deployed(world.deploy(handler(code(b"3"), "inputs = [\"asked\"]")));
+    assert_eq!(same.merge, merge(1, 2));
+}
