@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::STANDARD;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
 use crate::flight_records::{bytes, varint};
 use crate::flights::format_time;
+use crate::topic;
 
 const CARRIERS: [&str; 6] = ["AA", "B6", "DL", "EV", "UA", "WN"];
 const DEVICES: usize = 12;
@@ -215,11 +216,7 @@ pub fn check_turns(notifications: &[Value]) -> Result<()> {
 
 /// Group, device, and whether it is opened, of a `Notification`, all of whose fields are of bytes.
 fn notification(record: &Value) -> Result<(String, String, bool)> {
-    let value = match (&record["value_text"], &record["value_base64"]) {
-        (Value::String(text), _) => text.clone().into_bytes(),
-        (_, Value::String(text)) => URL_SAFE_NO_PAD.decode(text)?,
-        _ => bail!("no value: {record}"),
-    };
+    let value = topic::value_bytes(record)?;
     let (mut group, mut device, mut opened) = (String::new(), String::new(), false);
     let mut rest = &value[..];
     while let [tag, length, behind @ ..] = rest {
@@ -240,6 +237,8 @@ fn notification(record: &Value) -> Result<(String, String, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
     use super::*;
 
     fn fact(at_ms: i64, discovery: bool, what: What) -> Fact {

@@ -8,6 +8,7 @@
 // Real time is what scenarios are measured in; the host's own clock is out of their reach.
 #![allow(clippy::disallowed_methods)]
 
+pub mod bank;
 pub mod clone;
 pub mod feed;
 pub mod fleet;

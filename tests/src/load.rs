@@ -56,6 +56,11 @@ impl Target {
         aim.client = None;
     }
 
+    /// The host that must answer now.
+    pub fn client(&self) -> Option<Client> {
+        self.lock().client.clone()
+    }
+
     /// The host that must answer now, and a number that is another once that changes.
     pub(crate) fn now(&self) -> Option<(u64, Client)> {
         let aim = self.lock();

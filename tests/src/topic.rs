@@ -1,6 +1,8 @@
 //! Reads a whole topic over HTTP, page by page. Called by scenarios that compare a view with its log.
 
 use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use crate::http::{Client, number};
@@ -90,6 +92,19 @@ pub fn read_all(client: &Client, topic: &str) -> Result<Vec<Value>> {
         }
     }
     Ok(records)
+}
+
+/// The value of a record as it lies in the topic, where it is no JSON.
+///
+/// # Errors
+/// If it is JSON, or there is none.
+pub fn value_bytes(record: &Value) -> Result<Vec<u8>> {
+    if let Some(text) = record["value_text"].as_str() {
+        return Ok(text.as_bytes().to_vec());
+    }
+    let value = record["value_base64"].as_str();
+    let value = value.with_context(|| format!("no bytes: {record}"))?;
+    Ok(URL_SAFE_NO_PAD.decode(value)?)
 }
 
 /// How many records each key has.

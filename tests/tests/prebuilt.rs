@@ -22,9 +22,9 @@ const PLUGINS: [&str; 6] = [
     "migrating-counter",
 ];
 /// Each owns its topic, so that it cannot run twice.
-const REPUBLISHERS: [&str; 2] = ["fleet-onboarding", "running-count"];
-/// What they do is judged by `commands`.
-const HANDLERS: [&str; 2] = ["documents", "orders"];
+const REPUBLISHERS: [&str; 3] = ["bank-transfers", "fleet-onboarding", "running-count"];
+/// What they do is judged by `commands` and `bank`.
+const HANDLERS: [&str; 3] = ["bank-account", "documents", "orders"];
 /// Those that the demo does not deploy itself.
 const COUNTERS: [&str; 2] = ["counter", "migrating-counter"];
 const MISBEHAVING: [&str; 11] = [
