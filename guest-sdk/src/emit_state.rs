@@ -21,7 +21,11 @@ use crate::{CommandHandler, NewEvents};
 /// the full state anyhow, it is that event.
 ///
 /// `emit_state` is a **pure function** of key and state.
-/// [`Driver::assert_emit_state`](crate::testing::Driver::assert_emit_state) checks that it says everything.
+/// [`Driver::assert_emit_state`](crate::testing::Driver::assert_emit_state) checks that it says everything, and so
+/// does the host: of a key whose events do not give its state, it writes nothing, and names it.
+///
+/// A republisher of the topic folds them too. What it makes of them is published only if its manifest says
+/// `bootstrap = true`.
 ///
 /// ```
 /// use foldhost_sdk::testing::{Driver, Record};

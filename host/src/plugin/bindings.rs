@@ -121,6 +121,13 @@ impl Signature for DecideFn {
     type Result = Result<Decision, Refusal>;
 }
 
+/// `emit-state.emit-state`.
+pub(super) struct EmitStateFn;
+impl Signature for EmitStateFn {
+    type Parameters<'a> = (&'a [u8], &'a [u8]);
+    type Result = Vec<EventOut>;
+}
+
 /// `migrate.migrate`.
 pub(super) struct MigrateFn;
 impl Signature for MigrateFn {

@@ -10,17 +10,17 @@ use wasmtime::component::{Instance, InstancePre};
 use wasmtime::{Store, Trap};
 
 use super::bindings::{
-    AnswerFn, Bound, ConfigureFn, DecideFn, DescribeFn, Export, FoldFn, MigrateFn, ReactFn,
-    RouteFn, Signature,
+    AnswerFn, Bound, ConfigureFn, DecideFn, DescribeFn, EmitStateFn, Export, FoldFn, MigrateFn,
+    ReactFn, RouteFn, Signature,
 };
 use super::component::Examined;
 use super::engine::watchdog;
 use super::limits::InstanceLimiter;
 use super::manifest::Limits;
 use super::{
-    BytesColumn, CallError, Command, Decision, Description, Emitted, Fault, FoldInput, Folded,
-    Inspection, OptionalColumn, Parameters, Payload, PluginCode, PluginInstance, QueryError,
-    Question, Refusal, RouteInput, Routes,
+    BytesColumn, CallError, Command, Decision, Description, Emitted, EventOut, Fault, FoldInput,
+    Folded, Inspection, OptionalColumn, Parameters, Payload, PluginCode, PluginInstance,
+    QueryError, Question, Refusal, RouteInput, Routes,
 };
 use crate::clock::Clock;
 use crate::limits;
@@ -57,6 +57,7 @@ struct Exports {
     route: Option<Export>,
     answer: Option<Export>,
     decide: Option<Export>,
+    emit_state: Option<Export>,
     migrate: Option<Export>,
     configure: Option<Export>,
     describe: Export,
@@ -201,6 +202,7 @@ impl WasmCode {
             route: bound(exports.route, store, &instance)?,
             answer: bound(exports.answer, store, &instance)?,
             decide: bound(exports.decide, store, &instance)?,
+            emit_state: bound(exports.emit_state, store, &instance)?,
             migrate: bound(exports.migrate, store, &instance)?,
             call,
         })
@@ -250,6 +252,7 @@ impl Exports {
             route: find(has.route, "route", "route")?,
             answer: find(has.query, "query", "answer")?,
             decide: find(has.decide, "decide", "decide")?,
+            emit_state: find(has.emit_state, "emit-state", "emit-state")?,
             migrate: find(has.migrate, "migrate", "migrate")?,
             configure: find(has.configure, "configure", "configure")?,
             describe: Export::find(pre.component(), "describe", "describe")?,
@@ -346,6 +349,7 @@ pub struct WasmInstance {
     route: Option<Bound<RouteFn>>,
     answer: Option<Bound<AnswerFn>>,
     decide: Option<Bound<DecideFn>>,
+    emit_state: Option<Bound<EmitStateFn>>,
     migrate: Option<Bound<MigrateFn>>,
 }
 
@@ -424,6 +428,16 @@ impl PluginInstance for WasmInstance {
             Ok(decision) => check::decision(decision, key, &self.call.limits).map(Ok),
             Err(refusal) => check::refusal(refusal).map(Err),
         }
+    }
+
+    fn emit_state(&mut self, key: &[u8], state: &[u8]) -> Result<Vec<EventOut>, CallError> {
+        let Some(emit_state) = &self.emit_state else {
+            return Err(missing("emit-state"));
+        };
+        let emitted = self
+            .call
+            .run(|store| emit_state.call(store, (key, state)))?;
+        check::events(convert::events(emitted), key)
     }
 
     fn migrate(

@@ -55,6 +55,9 @@ pub struct Manifest {
     pub record_keys: bool,
     /// Whether events carry where their record was before a merge topic.
     pub origins: bool,
+    /// Whether a republisher emits what it makes of events that only tell a state again (`emit-state`); it folds
+    /// them either way.
+    pub bootstrap: bool,
     /// How many generations are kept beside the serving one, for a rollback without a rebuild.
     pub keep_generations: u8,
     /// Bounds of a call.

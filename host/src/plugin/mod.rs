@@ -561,7 +561,7 @@ pub struct Fault {
     /// `bad-manifest`, `forbidden-import`, `wrong-abi`, `no-kind`, `too-large`, `bad-parameters`,
     /// `bad-description`, `does-not-start`, `no-inputs`, `no-output`, `output-of-a-view`,
     /// `output-is-input`, `nothing-to-merge`, `route-of-a-handler`, `on-error-of-a-handler`, `no-state`,
-    /// `no-commands`.
+    /// `no-commands`, `no-outputs`.
     pub code: &'static str,
     /// What is wrong and what to do.
     pub detail: String,
@@ -645,6 +645,16 @@ pub trait PluginInstance: Send + fmt::Debug {
         state: Option<&[u8]>,
         command: &Command,
     ) -> Result<Result<Decision, Refusal>, CallError>;
+
+    /// Tells the state of a key in events, whose fold, beginning with no state, gives it again. The answer is
+    /// checked as the events of [`decide`](Self::decide) are.
+    ///
+    /// # Errors
+    /// Any [`CallError`]; [`CallError::BadColumns`] where the plugin does not export it.
+    fn emit_state(&mut self, _key: &[u8], _state: &[u8]) -> Result<Vec<EventOut>, CallError> {
+        let missing = "the plugin does not export emit-state".to_owned();
+        Err(CallError::BadColumns(missing))
+    }
 
     /// Makes states of today's schema from those that were written under `from_schema`. The answer is
     /// checked: as many items as keys, each present or absent (never [`Mark::Unchanged`]: the bytes

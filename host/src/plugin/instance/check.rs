@@ -18,7 +18,7 @@ mod routes;
 
 use columns::About;
 
-pub(super) use decided::{decision, refusal};
+pub(super) use decided::{decision, events, refusal};
 pub(super) use emitted::emitted;
 pub(super) use routes::routes;
 

@@ -208,7 +208,7 @@ pub(super) fn answer(answer: Result<abi::Payload, abi::QueryError>) -> Result<Pa
 pub(super) fn decided(decided: Result<abi::Decision, abi::Refusal>) -> Result<Decision, Refusal> {
     match decided {
         Ok(decision) => Ok(Decision {
-            events: decision.events.into_iter().map(event).collect(),
+            events: events(decision.events),
             reply: decision.reply.map(payload),
         }),
         Err(refusal) => Err(match refusal {
@@ -221,6 +221,11 @@ pub(super) fn decided(decided: Result<abi::Decision, abi::Refusal>) -> Result<De
             },
         }),
     }
+}
+
+/// Result of `emit-state`, unchecked.
+pub(super) fn events(events: Vec<abi::EventOut>) -> Vec<EventOut> {
+    events.into_iter().map(event).collect()
 }
 
 fn event(event: abi::EventOut) -> EventOut {

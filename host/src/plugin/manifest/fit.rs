@@ -34,6 +34,11 @@ impl Manifest {
             }
             faults.extend(self.no_commands());
         }
+        if self.bootstrap && kind != Some(Kind::Republisher) {
+            let because = "it says whether a republisher emits what it makes of events that tell a state again, and \
+                           the component exports no react";
+            faults.push(meaningless("no-outputs", "bootstrap", because));
+        }
         faults
     }
 

@@ -34,6 +34,7 @@ const FIELDS: &[&str] = &[
     "headers",
     "record-keys",
     "origins",
+    "bootstrap",
     "keep-generations",
     "limits",
 ];
@@ -81,6 +82,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     let headers = fields.optional("headers", boolean).unwrap_or(false);
     let record_keys = fields.optional("record-keys", boolean).unwrap_or(false);
     let origins = fields.optional("origins", boolean).unwrap_or(false);
+    let bootstrap = fields.optional("bootstrap", boolean).unwrap_or(false);
     let keep_generations = fields.optional("keep-generations", keep_generations);
     let limits = fields.limits();
     let commit_interval_default = if writes_to_log(output.as_ref(), on_error) {
@@ -105,6 +107,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             headers,
             record_keys,
             origins,
+            bootstrap,
             keep_generations: keep_generations.unwrap_or(0),
             limits,
         }),

@@ -182,6 +182,31 @@ fn every_fault_of_a_decision_has_its_name() {
 }
 
 #[test]
+fn a_state_is_told_in_events_that_are_checked() {
+    let world = format!("{WORLD}\nexport foldhost:plugin/emit-state@0.1.0;");
+    let (code, _folder) = handler(&world);
+    assert!(code.inspection().capabilities.emit_state);
+    let told = |state: &[u8]| code.instance().unwrap().emit_state(b"k", state);
+    let event = EventOut {
+        value: Some(b"4 left".to_vec()),
+        headers: vec![header("key", Some(b"k"))],
+    };
+    assert_eq!(told(b"4 left"), Ok(vec![event]));
+    assert!(matches!(told(b"p"), Err(CallError::Trap(_))));
+    let error = told(b"m").unwrap_err();
+    assert!(matches!(error, CallError::TooMuch { .. }), "{error:?}");
+    let error = told(b"H").unwrap_err().to_string();
+    assert!(error.contains("'foldhost-cause'"), "{error}");
+    // One that does not export it says so.
+    let (code, _folder) = handler(WORLD);
+    let error = code.instance().unwrap().emit_state(b"k", b"").unwrap_err();
+    assert!(
+        error.to_string().contains("does not export emit-state"),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_handler_without_fold_decides_and_folds_nothing() {
     let (code, _folder) = handler(&WORLD.replace("export foldhost:plugin/fold@0.1.0;", ""));
     assert_eq!(code.inspection().kind, Kind::CommandHandler);

@@ -1,5 +1,5 @@
-//! What `decide` returned, before any of it is folded, written or told. Called by `instance` after every
-//! call.
+//! What `decide` and `emit-state` returned, before any of it is folded, written or told. Called by `instance`
+//! after every call.
 //!
 //! Invariant: what passes can be written and told as it is: a bounded number of events of bounded size, with
 //! headers that are the plugin's own; a reply that fits; or a refusal that fits a label, a line and a problem
@@ -17,15 +17,27 @@ pub(in crate::plugin::instance) fn decision(
     key: &[u8],
     limits: &Limits,
 ) -> Result<Decision, CallError> {
-    let Decision { events, reply } = decision;
+    let Decision {
+        events: caused,
+        reply,
+    } = decision;
+    let events = events(caused, key)?;
+    let reply = reply.map(|reply| payload(reply, limits)).transpose()?;
+    Ok(Decision { events, reply })
+}
+
+/// Checks events of `key`: those of a decision, or those that carry its state.
+pub(in crate::plugin::instance) fn events(
+    events: Vec<EventOut>,
+    key: &[u8],
+) -> Result<Vec<EventOut>, CallError> {
     bounds(&events, key)?;
     let headers = events.iter().flat_map(|event| &event.headers);
     headers
         .enumerate()
         .try_for_each(|(index, (name, _))| header_name(index, name.as_bytes()))
         .map_err(CallError::BadColumns)?;
-    let reply = reply.map(|reply| payload(reply, limits)).transpose()?;
-    Ok(Decision { events, reply })
+    Ok(events)
 }
 
 /// How much one command may cause. Each event is a record, so the key counts for each.

@@ -162,6 +162,23 @@ fn a_handler_without_fold_has_no_states() {
 }
 
 #[test]
+fn only_a_republisher_fires_on_what_is_told_again() {
+    let republisher = Capabilities {
+        react: true,
+        ..Capabilities::default()
+    };
+    let text = format!("{MINIMAL}bootstrap = true\noutput = \"told\"\n");
+    assert!(Manifest::from_toml(&text).unwrap().bootstrap);
+    assert!(wrong(&text, republisher).is_empty());
+    assert!(!Manifest::from_toml(MINIMAL).unwrap().bootstrap);
+    let text = format!("{MINIMAL}bootstrap = true");
+    one(&text, view(), "no-outputs", "bootstrap means nothing here");
+    let text = format!("{HANDLER}bootstrap = true");
+    one(&text, handler(), "no-outputs", "exports no react");
+    assert!(faults(&format!("{MINIMAL}bootstrap = 1"))[0].starts_with("bootstrap: "));
+}
+
+#[test]
 fn only_commands_say_which_version_they_expect() {
     let required = format!("{MINIMAL}expected-version = \"required\"");
     one(&required, view(), "no-commands", "exports no decide");
