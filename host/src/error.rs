@@ -91,6 +91,12 @@ codes! {
     NotBlocked = "not-blocked", 409, "It is not blocked at that record";
     /// The plugin takes no commands.
     NotAHandler = "not-a-handler", 409, "The plugin takes no commands";
+    /// The code of the plugin cannot tell its states in events.
+    NoEmitState = "no-emit-state", 409, "The plugin does not tell its states";
+    /// The plugin tells its states in events already.
+    BootstrapUnderWay = "bootstrap-under-way", 409, "The states are being told already";
+    /// The plugin does not tell its states in events now.
+    NoBootstrap = "no-bootstrap", 409, "The states are not being told";
     /// Nothing is parked that could be folded again or discarded.
     NotParked = "not-parked", 409, "Nothing is parked";
     /// States cannot be kept: they were folded from other inputs.

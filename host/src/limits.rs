@@ -232,6 +232,20 @@ pub const OUTCOMES_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const OUTCOME_RESERVED_BYTES: usize = 8 * 1024;
 /// Bytes of a reply to a command: it is one record of the journal.
 pub const OUTCOME_REPLY_BYTES_MAX: usize = 256 * 1024;
+/// Keys of one partition whose states are told in events in a second, unless a request says otherwise.
+pub const BOOTSTRAP_KEYS_PER_SECOND_DEFAULT: u32 = 1_000;
+/// Most that a request may ask for.
+pub const BOOTSTRAP_KEYS_PER_SECOND_MAX: u32 = 10_000;
+/// How often a partition tells some of its states, at most.
+pub const BOOTSTRAP_INTERVAL: Duration = Duration::from_millis(100);
+/// How long it makes events of states before it writes them; commands wait meanwhile.
+pub const BOOTSTRAP_SLICE_MAX: Duration = Duration::from_millis(20);
+/// Of the time, telling states takes one part in this many at most: the rest belongs to commands.
+pub const BOOTSTRAP_TIME_SHARE: u32 = 4;
+/// Bytes of events that tell states and are written in one transaction, but for the last key's.
+pub const BOOTSTRAP_BYTES_AT_ONCE_MAX: usize = 1024 * 1024;
+/// States that are fetched at once to be told.
+pub const BOOTSTRAP_SCAN_KEYS: usize = 128;
 /// Outcomes whose time is over that are deleted with one transaction.
 pub const OUTCOMES_EXPIRED_AT_ONCE_MAX: usize = 1_024;
 /// How long a command waits for its answer, at most.

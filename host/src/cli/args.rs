@@ -161,6 +161,9 @@ pub(super) enum PluginCommand {
     /// Look at records that are set aside because their key is parked, and decide what becomes of them.
     #[command(subcommand)]
     Parked(ParkedCommand),
+    /// Have a command handler write every state once more, as events that carry all of it: a view that is deployed
+    /// later needs no older ones.
+    EmitState(EmitStateArgs),
     /// Print the topics, groups and rights that a plugin needs on Kafka. Asks no host.
     Requirements(RequirementsArgs),
     /// Stop a plugin and free its states. Its input stays as it is.
@@ -203,6 +206,30 @@ pub(super) struct ParkedArgs {
     /// Why; kept with the decision.
     #[arg(long)]
     pub(super) reason: String,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+/// Which states are told, and how fast.
+#[derive(Debug, Clone, Args)]
+pub(super) struct EmitStateArgs {
+    /// Name of the command handler.
+    pub(super) name: PluginName,
+    /// Only this key; every key that has a state, if left out.
+    #[arg(long)]
+    pub(super) key: Option<String>,
+    /// Keys of each partition in a second, at most [default: 1000]
+    #[arg(long, value_name = "KEYS")]
+    pub(super) rate: Option<u32>,
+    /// Why; kept with the decision.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub(super) reason: String,
+    /// Do not wait until it is done. It goes on either way.
+    #[arg(long)]
+    pub(super) no_wait: bool,
+    /// Stop what was begun; what is written stays.
+    #[arg(long, conflicts_with_all = ["key", "rate", "reason", "no_wait"])]
+    pub(super) stop: bool,
     #[command(flatten)]
     pub(super) client: ClientArgs,
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 mod args;
+mod bootstrap;
 mod client;
 mod command;
 mod confirm;

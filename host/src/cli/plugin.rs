@@ -15,7 +15,7 @@ use super::confirm::confirm;
 use super::exit::UsageError;
 use super::output::{self, field, table};
 use super::scaffold::ScaffoldKind;
-use super::{follow, operate, parked, plugin_build, requirements, scaffold};
+use super::{bootstrap, follow, operate, parked, plugin_build, requirements, scaffold};
 use crate::limits;
 use crate::plugin::component;
 use crate::plugin::manifest::Manifest;
@@ -42,6 +42,7 @@ pub(super) fn run(command: PluginCommand) -> anyhow::Result<()> {
             client,
         } => operate::skip(&name, &at, &reason, &client),
         PluginCommand::Parked(command) => parked::run(&command),
+        PluginCommand::EmitState(args) => bootstrap::run(&args),
         PluginCommand::Requirements(args) => requirements::run(&args),
         PluginCommand::Delete { name, yes, client } => {
             let client = Client::new(&client)?;
@@ -326,6 +327,15 @@ fn described(plugin: &Value) -> String {
         lines.push(format!(
             "{:<12}{at}: {reason} (decision {number})",
             "skipped"
+        ));
+    }
+    if plugin["bootstrap"].is_object() {
+        let run = &plugin["bootstrap"];
+        let [number, state] = ["bootstrap", "state"].map(|name| field(run, name));
+        lines.push(format!(
+            "{:<12}{state}: {} (decision {number})",
+            "emit-state",
+            bootstrap::progress(run)
         ));
     }
     for partition in items("partitions") {

@@ -8,6 +8,7 @@ mod access;
 mod append;
 mod auth;
 mod body;
+mod bootstrap;
 mod commands;
 mod conditions;
 mod context;
@@ -148,14 +149,16 @@ fn groups() -> Vec<Group> {
             &[Scope::Operate, Scope::Deploy],
             plugins::read_routes()
                 .merge(operations::read_routes())
-                .merge(parked::read_routes()),
+                .merge(parked::read_routes())
+                .merge(bootstrap::read_routes()),
         ),
         group(
             Admin,
             &[Scope::Deploy],
             plugins::write_routes()
                 .merge(operations::write_routes())
-                .merge(parked::write_routes()),
+                .merge(parked::write_routes())
+                .merge(bootstrap::write_routes()),
         ),
         group(Admin, &Scope::ALL, health::common_routes()),
     ]

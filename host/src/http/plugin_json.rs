@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::bootstrap::BootstrapDetails;
 use super::context::App;
 use crate::manager::{
     Decided, DeployOutcome, Deployed, Deployment, Generation, How, Origin, Plugin, Skip,
@@ -78,6 +79,8 @@ pub(super) struct PluginDetails {
     skips: Vec<SkipDetails>,
     /// Decisions about parked records, the newest last.
     parked: Vec<ParkedDecision>,
+    /// The last decision to tell its states in events, and how far that is; null = none.
+    bootstrap: Option<BootstrapDetails>,
     /// Whether the log reached back to its first record when the state was built here.
     history: History,
     /// Its partitions.
@@ -363,6 +366,7 @@ impl PluginDetails {
             kept: decided.kept.as_ref().map(generation),
             skips: decided.skips.iter().map(SkipDetails::of).collect(),
             parked: ParkedDecision::all(&decided, manifest.key),
+            bootstrap: BootstrapDetails::of(plugin),
             history: History::of(folded.topic.as_str(), &statuses),
             partitions: PartitionDetails::all(app, plugin, &decided, deployment.partitions, &open),
             last_error: plugin.last_error(),

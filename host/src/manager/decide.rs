@@ -89,6 +89,18 @@ pub(super) async fn parked(
     }
 }
 
+/// Appends a decision about telling states in events; returns the number of the decision to tell them.
+pub(super) async fn bootstrap(
+    manager: &Arc<Inner>,
+    request: Request,
+    principal: &str,
+) -> Result<u64, Problem> {
+    match accepted(decide(manager, principal, request).await?)? {
+        Verdict::Bootstrap(number) => Ok(number),
+        _ => Err(of_another_kind()),
+    }
+}
+
 /// A verdict that is no refusal.
 pub(super) fn accepted(verdict: Verdict) -> Result<Verdict, Problem> {
     match verdict {

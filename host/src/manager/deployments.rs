@@ -5,6 +5,7 @@
 //! even after a delete; the generation that answers is never one that was blocked while it was built; a
 //! topic is owned by one plugin at most (`outputs`).
 
+mod bootstrap;
 mod fold;
 mod merge;
 mod outputs;
@@ -22,6 +23,8 @@ use crate::types::{
     DeploymentId, Digest, GenerationId, Partition, PluginName, RecordPosition, TopicName,
 };
 
+pub(super) use bootstrap::BootstrapReported;
+pub use bootstrap::{BootstrapRequested, BootstrapRun};
 pub use fold::Deployments;
 pub(super) use fold::{name_taken, unknown_plugin};
 pub(super) use merge::Merge;
@@ -235,6 +238,8 @@ pub struct Decided {
     pub replays: Vec<Replay>,
     /// Parked records that are not folded any more.
     pub discards: Vec<Discard>,
+    /// The last decision to tell its states in events.
+    pub bootstrap: Option<BootstrapRun>,
     /// Deployments, the newest last; the oldest are forgotten at some time.
     pub history: Vec<Arc<Deployment>>,
     /// Those of `history` that answered at some time.
@@ -322,6 +327,12 @@ pub enum Body {
     Replay(ReplayRequested),
     /// Do without parked records.
     Discard(Box<DiscardRequested>),
+    /// Tell states in events.
+    Bootstrap(BootstrapRequested),
+    /// Tell no more of them.
+    StopBootstrap(PluginName),
+    /// The owner of a partition says that its states are told.
+    Bootstrapped(BootstrapReported),
     /// The owner of a partition says how it is.
     Report(Reported),
     /// A partition's queries are answered from this generation.
@@ -416,6 +427,8 @@ pub enum Verdict {
     Skipped(u64),
     /// Parked records will be folded again, or not any more; the number of the decision.
     Parked(u64),
+    /// States will be told in events, or no more of them; the number of the decision to tell them.
+    Bootstrap(u64),
     /// A report was taken note of.
     Noted,
     /// The cluster has this identity.

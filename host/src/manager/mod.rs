@@ -39,8 +39,8 @@ use crate::types::{
 };
 
 pub use deployments::{
-    Decided, Deployment, Deployments, Discard, DiscardRequested, Generation, How, Origin, Paused,
-    Replay, ReplayRequested, Skip, StatePolicy,
+    BootstrapRequested, BootstrapRun, Decided, Deployment, Deployments, Discard, DiscardRequested,
+    Generation, How, Origin, Paused, Replay, ReplayRequested, Skip, StatePolicy,
 };
 pub use plugin::{Foreign, Plugin};
 
@@ -324,6 +324,28 @@ impl Manager {
     ) -> Result<u64, Problem> {
         let request = record::Request::Discard(Box::new(request));
         decide::parked(&self.0, request, principal).await
+    }
+
+    /// Has a command handler tell its states in events, on every host of the cluster; returns the number of the
+    /// decision.
+    ///
+    /// # Errors
+    /// `not-a-handler`; `bootstrap-under-way`; `unknown-plugin`; `log-unavailable`; `outcome-unknown`.
+    pub async fn bootstrap(
+        &self,
+        request: BootstrapRequested,
+        principal: &str,
+    ) -> Result<u64, Problem> {
+        decide::bootstrap(&self.0, record::Request::Bootstrap(request), principal).await
+    }
+
+    /// Stops what [`bootstrap`](Self::bootstrap) has begun; returns its number.
+    ///
+    /// # Errors
+    /// `no-bootstrap`; `unknown-plugin`; `log-unavailable`; `outcome-unknown`.
+    pub async fn stop_bootstrap(&self, name: &PluginName, principal: &str) -> Result<u64, Problem> {
+        let request = record::Request::StopBootstrap(name.clone());
+        decide::bootstrap(&self.0, request, principal).await
     }
 
     /// What runs, by name.

@@ -6,9 +6,10 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::deployments::{
-    BlockedReport, Body, DeployRequested, DiscardRequested, Event, ReplayRequested, Report,
-    Reported, RollbackRequested, StatePolicy,
+    BlockedReport, Body, BootstrapReported, BootstrapRequested, DeployRequested, DiscardRequested,
+    Event, ReplayRequested, Report, Reported, RollbackRequested, StatePolicy,
 };
+use crate::partition::Bootstrapped;
 use crate::plugin::{Kind, Manifest, Parameters};
 use crate::types::{
     DeploymentId, Digest, GenerationId, Offset, Partition, PluginName, RecordPosition, TopicName,
@@ -39,6 +40,9 @@ pub(super) enum Request {
     Skip(PluginName, RecordPosition, String),
     Replay(ReplayRequested),
     Discard(Box<DiscardRequested>),
+    Bootstrap(BootstrapRequested),
+    StopBootstrap(PluginName),
+    Bootstrapped(BootstrapReported),
     Report(Reported),
     Switched(PluginName, GenerationId, Partition),
 }
@@ -119,6 +123,30 @@ fn wire(request: Request) -> Wire {
             last: discard.last.0,
             topic_id: wire_id(discard.topic_id),
             reason: discard.reason,
+        }),
+        Request::Bootstrap(request) => Wire::Bootstrap(proto::BootstrapRequested {
+            name: request.name.to_string(),
+            partition: request.key.as_ref().map_or(0, |(_, partition)| partition.0),
+            key: request.key.map(|(key, _)| key),
+            keys_per_second: request.keys_per_second,
+            reason: request.reason,
+        }),
+        Request::StopBootstrap(name) => Wire::StopBootstrap(proto::StopBootstrapRequested {
+            name: name.to_string(),
+        }),
+        Request::Bootstrapped(BootstrapReported {
+            name,
+            partition,
+            told,
+        }) => Wire::Bootstrapped(proto::PartitionBootstrapped {
+            name: name.to_string(),
+            number: told.number,
+            partition: partition.0,
+            from: told.from.0,
+            keys: told.keys,
+            events: told.events,
+            untold: told.untold,
+            problem: told.problem,
         }),
         Request::Report(reported) => wire_report(reported),
         Request::Switched(name, generation, partition) => {
@@ -278,6 +306,27 @@ fn read(wire: Wire) -> Result<Body, String> {
             topic_id: read_id(&discard.topic_id)?,
             reason: discard.reason,
         })),
+        Wire::Bootstrap(request) => Body::Bootstrap(BootstrapRequested {
+            name: plugin_name(&request.name)?,
+            key: request.key.map(|key| (key, Partition(request.partition))),
+            keys_per_second: request.keys_per_second,
+            reason: request.reason,
+        }),
+        Wire::StopBootstrap(stop) => Body::StopBootstrap(plugin_name(&stop.name)?),
+        Wire::Bootstrapped(told) => Body::Bootstrapped(BootstrapReported {
+            name: plugin_name(&told.name)?,
+            partition: Partition(told.partition),
+            told: Bootstrapped {
+                number: told.number,
+                from: Offset(told.from),
+                after: None,
+                keys: told.keys,
+                events: told.events,
+                untold: told.untold,
+                problem: told.problem,
+                done: true,
+            },
+        }),
         Wire::Ready(ready) => Body::Report(Reported {
             name: plugin_name(&ready.name)?,
             generation: GenerationId(ready.generation),
@@ -385,118 +434,4 @@ fn topic_name(name: &str) -> Result<TopicName, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_reads_back() {
-        let toml =
-            "name = \"a\"\nversion = \"1.0.0\"\ninputs = [\"flights\"]\nstate-schema = \"s/1\"\n";
-        let request = Request::Deploy(Box::new(DeployRequest {
-            name: PluginName::new("b").unwrap(),
-            kind: Kind::View,
-            digest: Digest::of(b"c"),
-            manifest_toml: toml.to_owned(),
-            migrates: true,
-            routes: false,
-            state: Some(StatePolicy::Keep),
-            from_retained: false,
-            adopt_topic: true,
-            emit_from_earliest: true,
-            parameters: [("k".to_owned(), "v".to_owned())].into(),
-            topics: [(
-                "flights".to_owned(),
-                TopicName::new("prod.flights").unwrap(),
-            )]
-            .into(),
-            partitions: 4,
-        }));
-        let event = decode(&encode("id", 7, "me", "http://h", request));
-        assert_eq!(
-            (
-                event.request_id.as_str(),
-                event.at_ms,
-                event.principal.as_str()
-            ),
-            ("id", 7, "me")
-        );
-        let Body::Deploy(deploy) = event.body else {
-            panic!("{event:?}")
-        };
-        assert_eq!(deploy.name.as_str(), "b");
-        assert_eq!(deploy.manifest.name.as_str(), "a");
-        assert_eq!(deploy.topics["flights"].as_str(), "prod.flights");
-        assert_eq!(
-            (deploy.state, deploy.migrates),
-            (Some(StatePolicy::Keep), true)
-        );
-        assert!(deploy.adopt_topic && deploy.emit_from_earliest);
-    }
-
-    #[test]
-    fn a_report_reads_back() {
-        let at = RecordPosition {
-            topic: TopicName::new("flights").unwrap(),
-            partition: Partition(3),
-            offset: Offset(77),
-        };
-        let reported = |report| Reported {
-            name: PluginName::new("a").unwrap(),
-            generation: GenerationId(2),
-            deployment: DeploymentId(9),
-            partition: Partition(3),
-            report,
-        };
-        let blocked = BlockedReport {
-            code: "event-trapped".to_owned(),
-            detail: "it traps".to_owned(),
-            at: Some((at, Some([7; 16]))),
-        };
-        for report in [Report::Ready, Report::Blocked(blocked)] {
-            let reported = reported(report);
-            let event = decode(&encode("id", 7, "", "", Request::Report(reported.clone())));
-            let Body::Report(read) = event.body else {
-                panic!("{event:?}")
-            };
-            assert_eq!(read, reported);
-        }
-    }
-
-    #[test]
-    fn decisions_about_parked_records_read_back() {
-        let name = PluginName::new("a").unwrap();
-        for key in [None, Some(Bytes::new()), Some(Bytes::from_static(b"k"))] {
-            let replay = ReplayRequested {
-                name: name.clone(),
-                key,
-                reason: "corrected".to_owned(),
-            };
-            let event = decode(&encode("id", 7, "", "", Request::Replay(replay.clone())));
-            let Body::Replay(read) = event.body else {
-                panic!("{event:?}")
-            };
-            assert_eq!(read, replay);
-        }
-        for topic_id in [None, Some([7; 16])] {
-            let discard = Box::new(DiscardRequested {
-                name: name.clone(),
-                key: Bytes::from_static(b"k"),
-                first: "flights/3@77".parse().unwrap(),
-                last: Offset(80),
-                topic_id,
-                reason: "broken".to_owned(),
-            });
-            let event = decode(&encode("id", 7, "", "", Request::Discard(discard.clone())));
-            let Body::Discard(read) = event.body else {
-                panic!("{event:?}")
-            };
-            assert_eq!(read, discard);
-        }
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_unknown_not_fatal() {
-        assert!(matches!(decode(b"\xff\xff").body, Body::Unknown(_)));
-        assert!(matches!(decode(b"").body, Body::Unknown(_)));
-    }
-}
+mod tests;

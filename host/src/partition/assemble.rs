@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use super::changes::Place;
 use super::frame::Content;
 use super::merged;
-use super::publish::version_of;
+use super::publish::{told_again, version_of};
 use super::step::{Before, Poison, States};
 use crate::limits;
 use crate::log::{Framing, Partitioner, RecordBatch, RecordRef};
@@ -214,11 +214,10 @@ impl Assembled {
         for index in 0..events {
             let record = batch.get(from + index);
             let entity = &mut self.entities[self.input.entities[index] as usize];
-            entity.last_offset = match source.versions {
+            (entity.last_offset, entity.last_timestamp_ms) = match source.versions {
                 true => version(&record),
-                false => record.offset,
+                false => (record.offset, record.timestamp_ms),
             };
-            entity.last_timestamp_ms = record.timestamp_ms;
             self.push_event(record, self.origins.get(index).copied(), source);
         }
     }
@@ -247,11 +246,14 @@ impl Assembled {
     }
 }
 
-/// The version that an event of a command handler makes. One from before the topic was adopted says none: its
-/// place in the log grows as well.
-fn version(record: &RecordRef<'_>) -> Offset {
+/// The version that an event of a command handler makes, and when. One from before the topic was adopted says none:
+/// its place in the log grows as well. One that tells a state again says which it was, and since when.
+fn version(record: &RecordRef<'_>) -> (Offset, i64) {
     let version = version_of(record);
-    version.map_or(record.offset.next(), Offset)
+    (
+        version.map_or(record.offset.next(), Offset),
+        told_again(record).unwrap_or(record.timestamp_ms),
+    )
 }
 
 /// Where a record was before it was merged; `None` where nothing is.

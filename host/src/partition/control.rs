@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::deciding::Bootstrap;
 use super::parking::Actions;
 use crate::limits;
 use crate::plugin::PluginCode;
@@ -73,6 +74,8 @@ pub struct Control {
     pub command_skips: Arc<Skips>,
     /// What was decided about parked records.
     pub actions: Arc<Actions>,
+    /// Its states are to be told in events, as far as they are not.
+    pub bootstrap: Option<Bootstrap>,
 }
 
 impl Control {
@@ -86,6 +89,7 @@ impl Control {
             skips: Arc::default(),
             command_skips: Arc::default(),
             actions: Arc::default(),
+            bootstrap: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::PartitionSpec;
-use super::deciding::{Outcome, Settled};
+use super::deciding::{Bootstrapped, Outcome, Settled};
 use super::parking::{Action, Discarded};
 use crate::log::{Log, LogError, NewRecord};
 use crate::plugin::Payload;
@@ -252,6 +252,42 @@ pub fn read_taken(value: &[u8]) -> Option<Taken> {
         },
         topic_id: read_id(&taken.topic_id)?,
         next: Offset(taken.next),
+    })
+}
+
+/// The journal's record of how far the states of a partition are told in events.
+#[must_use]
+pub fn bootstrapped_record(partition: Partition, told: &Bootstrapped) -> NewRecord {
+    let wire = proto::Bootstrapped {
+        partition: partition.0,
+        number: told.number,
+        from: told.from.0,
+        after: told.after.clone(),
+        keys: told.keys,
+        events: told.events,
+        untold: told.untold,
+        problem: told.problem.clone(),
+        done: told.done,
+    };
+    let key = format!("bootstrapped/{partition}");
+    record(partition, key, Wire::Bootstrapped(wire))
+}
+
+/// Reads a journal record; `None` for other kinds.
+#[must_use]
+pub fn read_bootstrapped(value: &[u8]) -> Option<Bootstrapped> {
+    let Wire::Bootstrapped(told) = read(value)? else {
+        return None;
+    };
+    Some(Bootstrapped {
+        number: told.number,
+        from: Offset(told.from),
+        after: told.after,
+        keys: told.keys,
+        events: told.events,
+        untold: told.untold,
+        problem: told.problem,
+        done: told.done,
     })
 }
 

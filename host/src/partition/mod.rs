@@ -45,7 +45,9 @@ use crate::types::{DeploymentId, TopicName, TopicPartition};
 pub use assemble::Source;
 pub use changes::{Change, Changes, Place};
 pub use control::{CodeInUse, Codes, Control, Skips};
-pub use deciding::{Answer, CommandFault, CommandRequest, Expects, Outcome, Settled};
+pub use deciding::{
+    Answer, Bootstrap, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Settled,
+};
 pub use handle::{Lookup, Merging, PartitionHandle};
 pub use lookup::Lookups;
 pub use merge::{MergeControl, MergeHandle, MergeProgress, MergeSpec, run_merge};

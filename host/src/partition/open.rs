@@ -182,7 +182,9 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         && let Some(writer) = writer.take()
         && let Some(commands) = handle.shared.take_commands()
     {
-        decider = Some(Decider::open(ports, spec, writer, commands).await?);
+        let bootstrap = handle.shared.control.borrow().bootstrap.clone();
+        let open = Decider::open(ports, spec, writer, commands, bootstrap.as_ref());
+        decider = Some(open.await?);
     }
     let publisher = match (publishing, writer, &published) {
         (Some(publishing), Some(writer), Some(published)) => {

@@ -1,5 +1,8 @@
 //! What a partition says about itself. Written by its worker, read by `http` and `telemetry`.
 
+use std::sync::Arc;
+
+use super::deciding::Bootstrapped;
 use crate::state::ActionPoint;
 use crate::types::{DeploymentId, Offset, RecordPosition};
 
@@ -101,6 +104,8 @@ pub struct PartitionStatus {
     pub parked_records: usize,
     /// How far the operator's actions on parked records are applied, durably.
     pub action: ActionPoint,
+    /// How far its states are told in events, by the last decision that the journal knows of.
+    pub bootstrap: Option<Arc<Bootstrapped>>,
 }
 
 impl PartitionStatus {
@@ -129,6 +134,7 @@ impl PartitionStatus {
             parked_keys: 0,
             parked_records: 0,
             action: ActionPoint::done(0),
+            bootstrap: None,
         }
     }
 

@@ -28,6 +28,7 @@ use crate::types::{
     ClusterName, DeploymentId, Digest, GenerationId, Offset, Partition, PluginName, TopicName,
 };
 
+mod bootstrapping;
 mod counter;
 mod deciding;
 mod directed;

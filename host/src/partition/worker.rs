@@ -4,6 +4,7 @@
 //! fenced it, or when it cannot go on without opening again; a partition that is *blocked* does not
 //! end: it goes on answering until somebody changes something.
 
+mod bootstrapping;
 mod committing;
 pub(super) mod deciding;
 mod directed;
@@ -93,6 +94,13 @@ async fn stopped(stop: &mut watch::Receiver<Stop>) -> Stop {
     }
 }
 
+/// Waits for what is due in some time; at once if it is due, where a timer has its next tick.
+async fn until_due(time: Duration) {
+    if !time.is_zero() {
+        tokio::time::sleep(time).await;
+    }
+}
+
 struct Worker {
     handle: PartitionHandle,
     ports: Ports,
@@ -155,6 +163,7 @@ enum Event {
     PublishDue,
     WriterIdle,
     Command(Queued),
+    BootstrapDue,
     Records(Result<(), LogError>),
     Decided(Result<(Vec<(Partition, Offset)>, Round), LogError>),
     LimitMoved(Result<(), LogError>),
@@ -185,6 +194,10 @@ impl Worker {
         };
         let now = ports.clock.elapsed();
         let code = opened.code;
+        let mut publisher = opened.publisher;
+        if let Some(publisher) = &mut publisher {
+            publisher.fire_on_bootstrap(code.manifest().bootstrap);
+        }
         *shared.in_use.write() = code.clone();
         let mut control = shared.control.subscribe();
         control.mark_changed();
@@ -210,7 +223,7 @@ impl Worker {
             live_at: opened.live_at,
             batch: RecordBatch::new(),
             commit: None,
-            publisher: opened.publisher,
+            publisher,
             decider: opened.decider,
             held: None,
             limit: opened.limit,
@@ -238,6 +251,10 @@ impl Worker {
             status.gaps = worker.checkpoint.gaps;
             status.topic_id = worker.checkpoint.topic_id;
             status.action = worker.checkpoint.action;
+            status.bootstrap = worker
+                .decider
+                .as_ref()
+                .and_then(|it| it.bootstrapped.clone());
         });
         worker
             .handle
@@ -292,6 +309,7 @@ impl Worker {
                 Event::Published(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::PublishDue => self.publish(),
                 Event::Command(first) => self.decide(first).await,
+                Event::BootstrapDue => self.bootstrap().await,
                 Event::Records(Ok(())) => self.decide_records().await,
                 Event::Records(Err(error)) => return Exit::Failed(error.to_string()),
                 Event::Decided(Ok((places, round))) => self.decided(&places, round),
@@ -333,6 +351,7 @@ impl Worker {
         let can_read = may_fold && self.batch.is_empty() && !self.is_full() && reads_on;
         let may_decide = self.may_decide();
         let is_deciding = self.is_deciding();
+        let bootstrap_due = self.bootstrap_due_in(now);
         let stands_still = self.paused || self.frozen || self.is_blocked();
         let source = self.handle.spec().source();
         let from = self.checkpoint.next;
@@ -387,6 +406,10 @@ impl Worker {
             moved = async { limit.as_mut().expect("guarded").moved().await },
                 if at_limit && retry_due.is_none() => Event::LimitMoved(moved),
             () = tokio::time::sleep(END_REFRESH), if stands_still => Event::Refresh,
+            // It is due now and then only: commands that never end hold it up no more than it does them.
+            () = until_due(bootstrap_due.unwrap_or_default()), if bootstrap_due.is_some() => {
+                Event::BootstrapDue
+            }
             event = async { decider.as_mut().expect("guarded").event().await }, if may_decide || is_deciding => {
                 match event {
                     Decided::Command(first) => Event::Command(first),

@@ -99,6 +99,12 @@ impl Deployments {
             Body::Skip(name, at, reason) => self.skip(asked, &name, at, reason),
             Body::Replay(request) => self.replay(asked, request),
             Body::Discard(request) => self.discard(asked, *request),
+            Body::Bootstrap(request) => self.bootstrap(asked, request),
+            Body::StopBootstrap(name) => self.stop_bootstrap(&name),
+            Body::Bootstrapped(reported) => {
+                self.bootstrapped(reported);
+                Ok(Verdict::Noted)
+            }
             Body::Report(reported) => {
                 self.report(asked, reported);
                 Ok(Verdict::Noted)
@@ -198,6 +204,7 @@ impl Deployments {
             skips: Vec::new(),
             replays: Vec::new(),
             discards: Vec::new(),
+            bootstrap: None,
             history: vec![deployment.clone()],
             served: BTreeSet::from([first]),
         };
@@ -425,6 +432,9 @@ impl Decided {
         let built = self.building.take().expect("something was built");
         self.served.insert(built.deployment.id);
         let answers = (0..built.deployment.partitions).map(Partition).collect();
+        if built.deployment.partitions != self.serving.deployment.partitions {
+            self.stop_bootstrap();
+        }
         let generation = std::mem::replace(&mut self.serving, built);
         self.publish_what_was_parked(asked, generation.number());
         self.retiring = Some(Retiring {

@@ -7,6 +7,7 @@ use crate::error::Code;
 use crate::plugin::{Kind, Manifest};
 use crate::types::{Offset, PluginName};
 
+mod bootstraps;
 mod merges;
 mod outputs;
 mod parked;

@@ -13,8 +13,8 @@ use super::{Place, Running, Slot, ensure_journal};
 use crate::manager::deployments::{Decided, Deployment, Discard, Generation, How, Origin, Replay};
 use crate::manager::outputs;
 use crate::partition::{
-    self, Actions, CodeInUse, Control, MergedInputs, MigrateFrom, PartitionHandle, PartitionSpec,
-    Publishing, Role, Skips, Stop,
+    self, Actions, Bootstrap, CodeInUse, Control, MergedInputs, MigrateFrom, PartitionHandle,
+    PartitionSpec, Publishing, Role, Skips, Stop,
 };
 use crate::plugin::manifest::{Input, OnError};
 use crate::plugin::{Kind, PluginCode};
@@ -114,6 +114,7 @@ impl Running {
                 skips: Arc::new(self.skips(decided, generation, partition)),
                 command_skips: Arc::new(self.command_skips(decided, generation, partition)),
                 actions: Arc::new(self.actions(decided, generation, partition)),
+                bootstrap: bootstrap(decided, generation, partition),
             };
             match self.slots.get(&place) {
                 // What it publishes, whoever took over fences.
@@ -431,6 +432,9 @@ impl Running {
             for ((_, partition), slot) in slots {
                 if self.assigned.contains(partition) {
                     let status = slot.handle.status();
+                    if let Some(run) = decided.bootstrap.as_ref().filter(|_| index == 0) {
+                        self.reports.bootstrapped(run, (of, *partition), &status);
+                    }
                     self.reports
                         .report(generation, index == 0, *partition, status);
                 }
@@ -453,6 +457,17 @@ impl Slot {
     }
 }
 
+/// What of its states a partition is to tell in events: only what serves does.
+fn bootstrap(
+    decided: &Decided,
+    generation: &Generation,
+    partition: Partition,
+) -> Option<Bootstrap> {
+    let is_serving = decided.serving.number() == generation.number();
+    let run = decided.bootstrap.as_ref().filter(|_| is_serving)?;
+    run.of(partition)
+}
+
 fn direct(handle: &PartitionHandle, control: Control) {
     handle.direct(|now| {
         let is_news = now.code.deployment != control.code.deployment
@@ -460,7 +475,8 @@ fn direct(handle: &PartitionHandle, control: Control) {
             || now.frozen != control.frozen
             || now.skips != control.skips
             || now.command_skips != control.command_skips
-            || now.actions != control.actions;
+            || now.actions != control.actions
+            || now.bootstrap != control.bootstrap;
         if is_news {
             *now = control;
         }

@@ -12,7 +12,9 @@ use super::Place;
 use crate::limits;
 use crate::log::NewRecord;
 use crate::manager::Context;
-use crate::manager::deployments::{BlockedReport, Generation, Report, Reported};
+use crate::manager::deployments::{
+    BlockedReport, BootstrapReported, BootstrapRun, Generation, Report, Reported,
+};
 use crate::manager::record::{self, Request};
 use crate::partition::{PartitionStatus, Phase};
 use crate::types::{Partition, PluginName};
@@ -22,14 +24,22 @@ pub(super) struct Reports {
     plugin: PluginName,
     context: Context,
     /// What was told last of each place, and when it is told again.
-    told: BTreeMap<Place, (Told, Duration)>,
+    told: BTreeMap<(Place, About), (Told, Duration)>,
     tasks: JoinSet<()>,
+}
+
+/// What a word about a place is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    Place,
+    Bootstrap,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Told {
     Report(Reported),
     Switched,
+    Bootstrapped(BootstrapReported),
 }
 
 impl Reports {
@@ -77,16 +87,38 @@ impl Reports {
         };
         let request = Request::Report(reported.clone());
         let place = (generation.number(), partition);
-        self.tell(place, Told::Report(reported), request);
+        self.tell((place, About::Place), Told::Report(reported), request);
+    }
+
+    /// Says that the states of a partition are told, if the fold does not know.
+    pub(super) fn bootstrapped(
+        &mut self,
+        run: &BootstrapRun,
+        place: Place,
+        status: &PartitionStatus,
+    ) {
+        let told = status.bootstrap.as_ref();
+        let told = told.filter(|told| told.done && told.number == run.number);
+        let Some(told) = told.filter(|_| !run.told.contains_key(&place.1)) else {
+            return;
+        };
+        let reported = BootstrapReported {
+            name: self.plugin.clone(),
+            partition: place.1,
+            told: (**told).clone(),
+        };
+        let request = Request::Bootstrapped(reported.clone());
+        let about = (place, About::Bootstrap);
+        self.tell(about, Told::Bootstrapped(reported), request);
     }
 
     /// Says that a partition is answered from `place`.
     pub(super) fn switched(&mut self, place: Place) {
         let request = Request::Switched(self.plugin.clone(), place.0, place.1);
-        self.tell(place, Told::Switched, request);
+        self.tell((place, About::Place), Told::Switched, request);
     }
 
-    fn tell(&mut self, place: Place, told: Told, request: Request) {
+    fn tell(&mut self, place: (Place, About), told: Told, request: Request) {
         let now = self.context.clock.elapsed();
         let is_told = self
             .told

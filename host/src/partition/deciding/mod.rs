@@ -5,12 +5,15 @@
 //! before have made; nothing is answered before its events and its outcome are one durable transaction; an
 //! outcome is kept for as long as it was promised, or no new command is taken.
 
+mod bootstrap;
 mod outcomes;
 mod round;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+pub use bootstrap::{Bootstrap, Bootstrapped};
+pub(super) use bootstrap::{Untold, tell};
 pub(super) use outcomes::Outcomes;
 pub(super) use round::{Asked, RecordPolicy, Round, Speculation};
 

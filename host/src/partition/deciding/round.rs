@@ -9,7 +9,9 @@ use hashbrown::HashMap;
 use tokio::sync::oneshot;
 
 use super::outcomes::bytes_of;
-use super::{Answer, CommandFault, CommandRequest, Expects, Outcome, Outcomes, Queued, Settled};
+use super::{
+    Answer, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Outcomes, Queued, Settled,
+};
 use crate::limits;
 use crate::log::{COMMAND_HEADER, Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
 use crate::partition::Source;
@@ -129,6 +131,8 @@ pub(in crate::partition) struct Round {
     pub(in crate::partition) taken: Option<Offset>,
     /// How many commands from a topic were decided, and how many of them refused.
     pub(in crate::partition) from_topic: (u64, u64),
+    /// How far states are told in events with it, if its events are those.
+    pub(in crate::partition) bootstrapped: Option<Bootstrapped>,
     /// Who waits for which of the outcomes, and how many events there were when it was decided.
     waiting: Vec<(Waiting, usize, usize, bool)>,
     outcomes_bytes: usize,
@@ -307,7 +311,7 @@ impl Round {
 
     /// Whether there is nothing to write.
     pub(in crate::partition) fn is_empty(&self) -> bool {
-        self.outcomes.is_empty() && self.taken.is_none()
+        self.outcomes.is_empty() && self.taken.is_none() && self.bootstrapped.is_none()
     }
 
     fn settle(

@@ -18,7 +18,7 @@ pub(super) use frontier::{Ahead, Limit};
 pub(super) use opening::{Published, resolve};
 pub(super) use records::Stamp;
 pub use records::is_stamped;
-pub(super) use records::version_of;
+pub(super) use records::{told_again, version_of};
 
 use super::parking::Action;
 use super::step::{EmittedByCall, Poison};
@@ -35,6 +35,8 @@ use crate::types::{Offset, TopicName};
 pub(super) struct Publisher {
     publishing: Publishing,
     stamp: Stamp,
+    /// Whether it publishes what is made of events that only tell a state again.
+    fires_on_bootstrap: bool,
     /// `None` while a transaction has it, and once it was closed.
     writer: Option<Box<dyn TransactionalWriter>>,
     /// When it was used last.
@@ -99,6 +101,7 @@ impl Publisher {
         Self {
             publishing: publishing.clone(),
             stamp: Stamp::new(spec),
+            fires_on_bootstrap: false,
             writer: Some(writer),
             used_at: now,
             pending: Vec::new(),
@@ -111,6 +114,12 @@ impl Publisher {
             covered: published.covered,
             in_flight: None,
         }
+    }
+
+    /// Says, with the code that folds from here on, whether it publishes what is made of events that only tell a
+    /// state again.
+    pub(super) fn fire_on_bootstrap(&mut self, fires: bool) {
+        self.fires_on_bootstrap = fires;
     }
 
     /// Takes over what a step made of the first records of `batch`.
@@ -174,7 +183,8 @@ impl Publisher {
                 continue;
             }
             let is_whole = first.offset >= from && withheld.is_empty();
-            self.stamp.outputs(batch, call, |cause, record| {
+            let fires = self.fires_on_bootstrap;
+            self.stamp.outputs(batch, call, fires, |cause, record| {
                 if is_whole || (cause >= from && !withheld.contains(&cause)) {
                     self.pending_bytes += record.bytes();
                     self.pending.push((output.clone(), record));

@@ -13,6 +13,7 @@ use super::super::{PartitionSpec, merged};
 use crate::limits;
 use crate::log::{Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
 use crate::plugin::Emitted;
+use crate::state::KeyState;
 use crate::types::{GenerationId, Offset, Partition, PluginName, TopicName, TopicPartition};
 
 /// What the host writes on every record of a partition.
@@ -43,11 +44,13 @@ impl Stamp {
         }
     }
 
-    /// Gives each record that a call emitted, with the offset of its cause, to `push`.
+    /// Gives each record that a call emitted, with the offset of its cause, to `push`; those of events that only
+    /// tell a state again, if it `fires` on them.
     pub(super) fn outputs(
         &self,
         batch: &RecordBatch,
         call: EmittedByCall,
+        fires: bool,
         mut push: impl FnMut(Offset, NewRecord),
     ) {
         let Emitted {
@@ -102,7 +105,9 @@ impl Stamp {
                 partition: None,
             };
             (key_from, value_from) = (key_until, value_until);
-            push(record.offset, new);
+            if fires || !cause.is_bootstrap {
+                push(record.offset, new);
+            }
         }
     }
 
@@ -154,6 +159,21 @@ impl Stamp {
         headers.push((CAUSE.into(), Some(Bytes::from(cause.to_owned()))));
     }
 
+    /// Stamps an event that tells a state again: by which decision, of which version, and when the key last
+    /// changed, so that whoever folds it has the state that was told, with all that belongs to it.
+    pub(in crate::partition) fn bootstrap_event(
+        &self,
+        headers: &mut Vec<Header>,
+        number: u64,
+        state: &KeyState,
+    ) {
+        let cause = format!("bootstrap {number}");
+        self.event(headers, Some(state.version()), &cause);
+        let text = |text: String| Some(Bytes::from(text));
+        headers.push((BOOTSTRAP.into(), text(number.to_string())));
+        headers.push((CHANGED_AT.into(), text(state.changed_at_ms.to_string())));
+    }
+
     fn stamp(&self, headers: &mut Vec<Header>) {
         headers.push((PLUGIN.into(), Some(self.plugin.clone())));
         headers.push((GENERATION.into(), Some(self.generation.clone())));
@@ -163,15 +183,21 @@ impl Stamp {
     fn cause(&self, record: &RecordRef<'_>, positions: &mut BytesMut) -> Cause {
         let (topic, partition, offset) = self.origin(record);
         write!(positions, "{topic}/{partition}@{offset}").expect("the buffer grows");
+        let mut is_bootstrap = false;
         let travelling = record.headers().filter_map(|(name, value)| {
-            let name = TRAVELLING_HEADERS.into_iter().find(|it| *it == name)?;
+            is_bootstrap |= name == BOOTSTRAP;
+            // What is made of a state that is told again is nothing new either.
+            let mut names = TRAVELLING_HEADERS.into_iter().chain([BOOTSTRAP]);
+            let name = names.find(|it| *it == name)?;
             let bytes = value.map_or(0, <[u8]>::len);
             (bytes <= limits::TRAVELLING_HEADER_BYTES_MAX)
                 .then(|| (name.into(), value.map(Bytes::copy_from_slice)))
         });
+        let travelling = travelling.collect();
         Cause {
             position: positions.split().freeze(),
-            travelling: travelling.collect(),
+            travelling,
+            is_bootstrap,
         }
     }
 
@@ -205,6 +231,17 @@ pub(in crate::partition) fn version_of(record: &RecordRef<'_>) -> Option<u64> {
     std::str::from_utf8(version?).ok()?.parse().ok()
 }
 
+/// When the key of an event that tells its state again has changed last, in milliseconds since the Unix epoch.
+pub(in crate::partition) fn told_again(record: &RecordRef<'_>) -> Option<i64> {
+    let mut headers = record.headers();
+    let (_, changed_at) = headers.find(|(name, _)| *name == CHANGED_AT)?;
+    std::str::from_utf8(changed_at?).ok()?.parse().ok()
+}
+
+/// Header with the number of the decision by which an event tells a state again.
+const BOOTSTRAP: &str = "foldhost-bootstrap";
+/// Header of such an event with the time of the last one that changed its key.
+const CHANGED_AT: &str = "foldhost-changed-at";
 /// Header with the version of its key that an event has made.
 const VERSION: &str = "foldhost-version";
 /// Header with the name of the plugin that published a record.
@@ -218,4 +255,6 @@ const CAUSE: &str = "foldhost-cause";
 struct Cause {
     position: Bytes,
     travelling: Vec<Header>,
+    /// It only tells a state again.
+    is_bootstrap: bool,
 }

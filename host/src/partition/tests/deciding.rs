@@ -12,13 +12,13 @@ use crate::plugin::{CallContext, Command, Decision, EventOut, Refusal};
 
 /// A stock of items: `add` and `take` change it by the number in the body, `drop` removes it.
 #[derive(Debug)]
-struct Stock(Inspection);
+pub(super) struct Stock(pub(super) Inspection);
 
 #[derive(Debug)]
 struct StockInstance;
 
 impl Stock {
-    fn new() -> Arc<Self> {
+    pub(super) fn new() -> Arc<Self> {
         let manifest = Manifest::from_toml(
             "name = \"stock\"\nversion = \"1.0.0\"\noutput = \"told\"\nstate-schema = \"stock/1\"\n",
         );
@@ -28,6 +28,7 @@ impl Stock {
             capabilities: Capabilities {
                 fold: true,
                 decide: true,
+                emit_state: true,
                 ..Capabilities::default()
             },
             kind: Kind::CommandHandler,
@@ -46,7 +47,7 @@ impl PluginCode for Stock {
     }
 }
 
-fn number(bytes: &[u8]) -> i64 {
+pub(super) fn number(bytes: &[u8]) -> i64 {
     std::str::from_utf8(bytes).unwrap().parse().unwrap()
 }
 
@@ -117,6 +118,21 @@ impl PluginInstance for StockInstance {
         }))
     }
 
+    /// The state is an event as it is; some keys are told wrongly.
+    fn emit_state(&mut self, key: &[u8], state: &[u8]) -> Result<Vec<EventOut>, CallError> {
+        let event = |value: &[u8]| EventOut {
+            value: Some(value.to_vec()),
+            headers: vec![("told".to_owned(), None)],
+        };
+        match key {
+            b"lost" => Ok(vec![event(b"0")]),
+            b"mute" => Ok(Vec::new()),
+            b"odd" => Ok(vec![event(b"bad")]),
+            b"pair" => Ok(vec![event(b"0"), event(state)]),
+            _ => Ok(vec![event(state)]),
+        }
+    }
+
     fn answer(
         &mut self,
         _: &[u8],
@@ -142,7 +158,7 @@ impl PluginInstance for StockInstance {
     }
 }
 
-fn request(id: &str, key: &str, name: &str, body: i64) -> CommandRequest {
+pub(super) fn request(id: &str, key: &str, name: &str, body: i64) -> CommandRequest {
     CommandRequest {
         key: Bytes::copy_from_slice(key.as_bytes()),
         command: Command {
@@ -168,8 +184,12 @@ fn on_version(request: CommandRequest, version: u64) -> CommandRequest {
 
 impl World {
     /// Runs the stock's only partition.
-    fn decide(&self) -> Running {
-        let code = Stock::new();
+    pub(super) fn decide(&self) -> Running {
+        self.decide_with(&Stock::new())
+    }
+
+    /// Runs it with this code.
+    pub(super) fn decide_with(&self, code: &Arc<Stock>) -> Running {
         let control = Control::new(code_of(1, code.clone()));
         self.codes.0.lock().insert(1, Counter::new());
         let own = Publishing {
@@ -259,15 +279,15 @@ impl World {
     }
 }
 
-async fn live(running: &Running) {
+pub(super) async fn live(running: &Running) {
     wait_until(&running.0, |status| status.phase == Phase::Live).await;
 }
 
-async fn ask(running: &Running, request: CommandRequest) -> Answer {
+pub(super) async fn ask(running: &Running, request: CommandRequest) -> Answer {
     running.0.command(request).await.unwrap()
 }
 
-fn is_accepted(answer: &Answer) -> bool {
+pub(super) fn is_accepted(answer: &Answer) -> bool {
     matches!(answer.outcome.what, Settled::Accepted { .. })
 }
 

@@ -2,7 +2,7 @@
 //! letters, and generations that follow each other.
 
 use super::*;
-use crate::log::{Read, ReadLimits};
+use crate::log::{Read, ReadLimits, RecordRef};
 
 /// Key and value of a record.
 pub(super) type Told = (String, String);
@@ -41,6 +41,14 @@ impl World {
 
     /// All that is in a topic.
     pub(super) async fn read(&self, topic: &str) -> Vec<Told> {
+        let text =
+            |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap_or_default().into()).unwrap();
+        let told = |record: &RecordRef<'_>| (text(record.key), text(record.value));
+        self.read_as(topic, told).await
+    }
+
+    /// What `told` makes of all that is in a topic.
+    async fn read_as<T>(&self, topic: &str, told: impl Fn(&RecordRef<'_>) -> T) -> Vec<T> {
         let of = TopicPartition {
             topic: TopicName::new(topic).unwrap(),
             partition: Partition(0),
@@ -53,12 +61,7 @@ impl World {
         };
         let mut batch = RecordBatch::new();
         while reader.read(&mut batch, limits).await.unwrap() == Read::Records {}
-        let text =
-            |bytes: Option<&[u8]>| String::from_utf8(bytes.unwrap_or_default().into()).unwrap();
-        batch
-            .iter()
-            .map(|record| (text(record.key), text(record.value)))
-            .collect()
+        batch.iter().map(|record| told(&record)).collect()
     }
 }
 
@@ -390,4 +393,53 @@ async fn an_idle_writer_is_closed_and_the_next_record_opens_the_partition_again(
     folded(&running, Offset(keys.len() as u64 - 1)).await;
     stop(running).await;
     assert_eq!(by_key(world.read("told").await), model("n", keys));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_tells_a_state_again_is_folded_and_published_on_demand() {
+    for fires in [false, true] {
+        let world = World::new(1 << 20).await;
+        let mut code = Counter::telling("n", OnError::Stop);
+        let counter = Arc::get_mut(&mut code).expect("it is new");
+        counter.inspection.manifest.bootstrap = fires;
+        let record = |number: &'static str| NewRecord {
+            key: Some(Bytes::from_static(b"key-1")),
+            value: Some(Bytes::new()),
+            headers: match number {
+                "" => Vec::new(),
+                number => vec![(
+                    "foldhost-bootstrap".into(),
+                    Some(Bytes::from_static(number.as_bytes())),
+                )],
+            },
+            ..NewRecord::default()
+        };
+        let topic = TopicName::new("events").unwrap();
+        let events = ["", "7", "", "7"].map(record).to_vec();
+        world.log.append(&topic, events).await.unwrap();
+        let running = world.tell(1, 1, &code, Role::Serving);
+        folded(&running, Offset(3)).await;
+        assert_eq!(count_of(&running.0, 1).await, 4, "all are folded");
+        stop(running).await;
+        let told: Vec<_> = world
+            .read("told")
+            .await
+            .into_iter()
+            .map(|it| it.1)
+            .collect();
+        match fires {
+            true => assert_eq!(told, ["n1", "n2", "n3", "n4"]),
+            false => assert_eq!(told, ["n1", "n3"]),
+        }
+        // What comes of it only tells again too.
+        let marked = |record: &RecordRef<'_>| {
+            let mut headers = record.headers();
+            headers.any(|header| header == ("foldhost-bootstrap", Some(&b"7"[..])))
+        };
+        let marked = world.read_as("told", marked).await;
+        match fires {
+            true => assert_eq!(marked, [false, true, false, true]),
+            false => assert_eq!(marked, [false, false]),
+        }
+    }
 }

@@ -12,11 +12,13 @@ use tokio::task::JoinHandle;
 
 use super::super::changes::Changes;
 use super::super::deciding::{
-    Asked, CommandFault, Outcomes, Queued, RecordPolicy, Round, Settled, Speculation,
+    Asked, Bootstrap, Bootstrapped, CommandFault, Outcomes, Queued, RecordPolicy, Round, Settled,
+    Speculation,
 };
 use super::super::publish::Stamp;
 use super::super::step::Poison;
 use super::super::{Blocked, PartitionSpec, Ports, Skips, journal, merged, open};
+use super::bootstrapping::Bootstrapping;
 use super::folding::load_states;
 use super::{Phase, Worker};
 use crate::limits;
@@ -35,7 +37,11 @@ pub(in crate::partition) struct Decider {
     /// Commands that come from a topic.
     records: Option<Records>,
     outcomes: Outcomes,
-    stamp: Stamp,
+    pub(super) stamp: Stamp,
+    /// How far states are told in events, as the journal says.
+    pub(super) bootstrapped: Option<Arc<Bootstrapped>>,
+    /// The decision by which they are told now.
+    pub(super) bootstrapping: Option<Bootstrapping>,
     in_flight: Option<InFlight>,
 }
 
@@ -65,6 +71,7 @@ impl Decider {
         spec: &PartitionSpec,
         writer: Box<dyn TransactionalWriter>,
         commands: mpsc::Receiver<Queued>,
+        bootstrap: Option<&Bootstrap>,
     ) -> Result<Self, LogError> {
         const LIMITS: ReadLimits = ReadLimits {
             records_max: limits::BATCH_EVENTS_MAX,
@@ -79,6 +86,7 @@ impl Decider {
         let from = ports.log.offset_at(&journal, since).await?;
         let mut reader = ports.readers.open(&journal, from).await?;
         let mut batch = RecordBatch::new();
+        let mut bootstrapped = None;
         loop {
             batch.clear();
             if reader.read(&mut batch, LIMITS).await? == Read::EndOfPartition {
@@ -89,7 +97,14 @@ impl Decider {
                 if let Some((id, outcome)) = outcome.filter(|(_, it)| it.at_ms >= since) {
                     outcomes.keep(&id, outcome);
                 }
+                let told = record.value.and_then(journal::read_bootstrapped);
+                bootstrapped = told.or(bootstrapped);
             }
+        }
+        // A decision that has been waiting for so long may have been begun before.
+        if bootstrapped.is_none() && bootstrap.is_some_and(|it| it.at_ms < since) {
+            let told = |record: &RecordRef<'_>| record.value.and_then(journal::read_bootstrapped);
+            bootstrapped = ports.lookups.last(&journal, told).await?;
         }
         let records = match &spec.commands {
             Some(topic) => Some(Records::open(ports, spec, &journal, topic).await?),
@@ -101,6 +116,8 @@ impl Decider {
             records,
             outcomes,
             stamp: Stamp::new(spec),
+            bootstrapped: bootstrapped.map(Arc::new),
+            bootstrapping: None,
             in_flight: None,
         })
     }
@@ -426,7 +443,7 @@ impl Worker {
     }
 
     /// Begins to write what came of a round.
-    fn write_round(&mut self, round: Round, now_ms: i64) {
+    pub(super) fn write_round(&mut self, round: Round, now_ms: i64) {
         let Some(decider) = self.decider.as_mut().filter(|_| !round.is_empty()) else {
             return;
         };
@@ -459,6 +476,9 @@ impl Worker {
                 next,
             };
             records.push(journal(journal::taken_record(&taken)));
+        }
+        if let Some(told) = &round.bootstrapped {
+            records.push(journal(journal::bootstrapped_record(partition, told)));
         }
         let mut writer = decider.writer.take().expect("one transaction at a time");
         let task = tokio::spawn(async move {
@@ -527,6 +547,9 @@ impl Worker {
         });
         self.live_at = self.live_at.max(self.checkpoint.next);
         self.publish_position();
+        if let Some(told) = round.bootstrapped.take() {
+            self.bootstrapped(told);
+        }
     }
 
     /// Leaves out of the batch what somebody else wrote to the owned topic.

@@ -17,12 +17,14 @@ impl Worker {
             skips,
             command_skips,
             actions,
+            bootstrap,
         } = self.control.borrow_and_update().clone();
         let is_news = code.deployment != self.checkpoint.deployment
             || code.deployment != self.handle.code().deployment;
         self.successor = Some(code).filter(|_| is_news);
         self.skips = skips;
         self.actions = actions;
+        self.follow_bootstrap(bootstrap);
         self.frozen = frozen;
         if self.paused != paused {
             self.paused = paused;
@@ -74,6 +76,9 @@ impl Worker {
         self.schedule.set_interval(code.state_interval());
         if self.decider.as_mut().is_some_and(Decider::code_changed) {
             self.commands_unblocked();
+        }
+        if let Some(publisher) = &mut self.publisher {
+            publisher.fire_on_bootstrap(manifest.bootstrap);
         }
         *self.handle.shared.in_use.write() = code;
         let (deployment, folds_from) = (self.checkpoint.deployment, self.checkpoint.folds_from);
