@@ -11,6 +11,7 @@
 //! not in the times: `./tests/bench/run` measures the CPU time of all together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use divan::Bencher;
@@ -22,7 +23,7 @@ use foldhost::clock::Clock;
 use foldhost::state::objects::Objects;
 use foldhost::state::slate::{SlateSettings, SlateStore};
 use foldhost::state::{
-    ActionPoint, Checkpoint, Commit, KeyState, PartitionStore, StateStore as _, StoreId,
+    ActionPoint, Checkpoint, Commit, FeedTerms, KeyState, PartitionStore, StateStore as _, StoreId,
 };
 use foldhost::types::{DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName};
 
@@ -40,10 +41,24 @@ fn main() {
 
 #[divan::bench(args = [1, 100, 1_000, 10_000, 50_000], sample_count = 30, sample_size = 1)]
 fn changed_keys(bencher: Bencher<'_, '_>, keys: usize) {
+    commits(bencher, keys, None);
+}
+
+/// The same with a feed of the changes. The numbers of the keys are read back where there are more than are known.
+#[divan::bench(args = [1, 100, 1_000, 10_000, 32_768], sample_count = 30, sample_size = 1)]
+fn changed_keys_with_feed(bencher: Bencher<'_, '_>, keys: usize) {
+    let terms = FeedTerms {
+        now_ms: 1,
+        keep_deletions: Duration::from_secs(60),
+    };
+    commits(bencher, keys, Some(terms));
+}
+
+fn commits(bencher: Bencher<'_, '_>, keys: usize, feed: Option<FeedTerms>) {
     let folder = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("the disk has room");
     let runtime = runtime();
     let store = runtime.block_on(open(&folder, &runtime));
-    let commit = commit(keys);
+    let commit = commit(keys, feed);
     bencher
         .counter(ItemsCount::new(keys))
         .with_inputs(|| {
@@ -83,7 +98,7 @@ async fn open(folder: &TempDir, runtime: &Runtime) -> Box<dyn PartitionStore> {
 }
 
 /// The same keys every time: most of what a host commits has been committed before.
-fn commit(keys: usize) -> Arc<Commit> {
+fn commit(keys: usize, feed: Option<FeedTerms>) -> Arc<Commit> {
     let state = KeyState {
         state: Bytes::from(vec![7; STATE_BYTES]),
         changed_at: Offset(1),
@@ -96,6 +111,7 @@ fn commit(keys: usize) -> Arc<Commit> {
     Arc::new(Commit {
         changes,
         parked: Vec::new(),
+        feed,
         checkpoint: Checkpoint {
             epoch: Epoch(1),
             deployment: DeploymentId(1),

@@ -214,6 +214,24 @@ pub const PARKED_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub const REPLAYS_REMEMBERED_MAX: usize = 100;
 /// Discards of one plugin: each stays for good, since later generations leave the records out too.
 pub const DISCARDS_MAX: usize = 1_000;
+/// How long the deletion of a key is remembered in the feed of changes, unless the manifest says otherwise.
+pub const FEED_DELETIONS_KEPT_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Shortest time that a manifest may ask for.
+pub const FEED_DELETIONS_KEPT_MIN: Duration = Duration::from_secs(1);
+/// Longest time that a manifest may ask for.
+pub const FEED_DELETIONS_KEPT_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
+/// Deletions that one commit stops to remember.
+pub const FEED_EXPIRED_AT_ONCE_MAX: usize = 1_024;
+/// Keys of one partition whose last change is known without a look into the store.
+pub const FEED_KNOWN_KEYS_MAX: usize = 4_096;
+/// Changed keys of one partition with a feed that force a commit: each is several entries.
+pub const FEED_COMMIT_KEYS_MAX: usize = 32_768;
+/// Streams of changes that are served at the same time; each keeps a connection.
+pub const FEED_STREAMS_MAX: usize = 1_024;
+/// How often a stream of changes says that it is still there, if there is nothing to tell.
+pub const FEED_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
+/// How often a stream of changes looks who has which partition by now.
+pub const FEED_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands of one partition that wait for their turn.
 pub const COMMANDS_QUEUED_MAX: usize = 1_024;
 /// Commands that are decided in one go, and written in one transaction.
@@ -469,6 +487,9 @@ const _: () = {
     assert!(COMMIT_INTERVAL_MIN.as_millis() < COMMIT_INTERVAL_WRITER_DEFAULT.as_millis());
     assert!(COMMIT_INTERVAL_WRITER_DEFAULT.as_millis() < COMMIT_INTERVAL_DEFAULT.as_millis());
     assert!(PAGE_ITEMS_DEFAULT <= PAGE_ITEMS_MAX);
+    assert!(FEED_STREAMS_MAX < REQUESTS_CONCURRENT_MAX);
+    assert!(FEED_DELETIONS_KEPT_DEFAULT.as_millis() <= FEED_DELETIONS_KEPT_MAX.as_millis());
+    assert!(FEED_LOOK_INTERVAL.as_millis() < FEED_HEARTBEAT_INTERVAL.as_millis());
     assert!(CLIENT_APPEND_RECORDS_MAX <= APPEND_RECORDS_MAX);
     assert!(CLIENT_APPEND_BYTES_MAX + RECORD_BYTES_MAX <= APPEND_BODY_BYTES_MAX);
     assert!(STATE_MERGE_COMMITS < STATE_UNMERGED_COMMITS_MAX);

@@ -10,9 +10,11 @@ use async_trait::async_trait;
 
 use super::deciding::Bootstrap;
 use super::parking::Actions;
+use crate::clock::Clock;
 use crate::limits;
 use crate::plugin::PluginCode;
 use crate::plugin::manifest::Manifest;
+use crate::state::FeedTerms;
 use crate::types::{DeploymentId, Offset};
 
 /// The code of a deployment.
@@ -33,12 +35,22 @@ impl CodeInUse {
         &self.code.inspection().manifest
     }
 
+    /// How a commit made now remembers its changes, where the plugin has a feed of them.
+    pub(super) fn feed_terms(&self, clock: &Clock) -> Option<FeedTerms> {
+        let feed = self.manifest().changes?;
+        Some(FeedTerms {
+            now_ms: clock.now_ms(),
+            keep_deletions: feed.keep_deletions,
+        })
+    }
+
     /// How often states are committed once it is live. What publishes has an interval of its own for that,
-    /// and a commit of states costs more than the replay that it saves.
+    /// and a commit of states costs more than the replay that it saves; but whoever follows its changes is told
+    /// what is committed.
     #[must_use]
     pub fn state_interval(&self) -> Duration {
         let manifest = self.manifest();
-        if manifest.writes_to_log() {
+        if manifest.writes_to_log() && manifest.changes.is_none() {
             manifest
                 .commit_interval
                 .max(limits::PUBLISHER_STATE_INTERVAL)

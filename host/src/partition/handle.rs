@@ -13,7 +13,7 @@ use super::parking::{ParkedKey, Parking};
 use super::table::{SharedTable, StateBudget};
 use super::{Blocked, CodeInUse, Control, PartitionSpec, PartitionStatus, Phase};
 use crate::limits;
-use crate::state::{KeyState, ParkedRecord, PartitionStore, StateError};
+use crate::state::{ChangeNumber, FeedPage, KeyState, ParkedRecord, PartitionStore, StateError};
 use crate::types::Offset;
 
 /// A partition that this host has open. Cheap to clone.
@@ -227,6 +227,48 @@ impl PartitionHandle {
         }
         found.truncate(limit);
         Ok(found)
+    }
+
+    /// Committed changes that the feed remembers, as [`PartitionStore::feed`] gives them.
+    ///
+    /// # Errors
+    /// [`StateError`] of the store.
+    pub async fn feed(
+        &self,
+        from: Option<ChangeNumber>,
+        limit: usize,
+    ) -> Result<Option<FeedPage>, StateError> {
+        self.store()?.feed(from, limit).await
+    }
+
+    /// Committed keys and states behind `after`, in order of key, at most `limit`, those included that are gone.
+    ///
+    /// # Errors
+    /// [`StateError`] of the store.
+    pub async fn scan_committed(
+        &self,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+        self.store()?.scan(&[], after, limit).await
+    }
+
+    /// Committed states of keys, as [`PartitionStore::get_many`] gives them.
+    ///
+    /// # Errors
+    /// [`StateError`] of the store.
+    pub async fn committed(
+        &self,
+        keys: &[Bytes],
+        bytes_max: usize,
+    ) -> Result<Vec<Option<KeyState>>, StateError> {
+        self.store()?.get_many(keys, bytes_max).await
+    }
+
+    /// Told of every commit from now on.
+    #[must_use]
+    pub fn commits(&self) -> watch::Receiver<Offset> {
+        self.shared.committed.subscribe()
     }
 
     /// Keys that are parked, behind `after`, in order, at most `limit`.

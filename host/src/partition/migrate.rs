@@ -107,6 +107,8 @@ async fn migrate_all(
             .commit(Arc::new(Commit {
                 changes: changes.into_iter().collect(),
                 parked,
+                // All of them are listed to whoever begins to follow the new generation.
+                feed: None,
                 checkpoint: checkpoint.clone(),
             }))
             .await?;

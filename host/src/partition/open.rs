@@ -132,6 +132,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         .commit(Arc::new(Commit {
             changes: StateChanges::default(),
             parked: Vec::new(),
+            feed: code.feed_terms(&ports.clock),
             checkpoint: checkpoint.clone(),
         }))
         .await?;

@@ -198,6 +198,11 @@ impl StateTable {
         self.dirty_bytes >= self.budget.dirty_share_bytes()
     }
 
+    /// Keys that changed since the last commit began.
+    pub(super) fn dirty_keys(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// Bytes of all states here, with their keys and overhead.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

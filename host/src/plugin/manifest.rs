@@ -49,6 +49,8 @@ pub struct Manifest {
     pub expected_version: ExpectedVersion,
     /// What becomes of a command from a topic that is refused.
     pub on_refusal: OnRefusal,
+    /// That its changes can be followed, and how; `None` = they cannot.
+    pub changes: Option<ChangesFeed>,
     /// Whether events carry their headers into the plugin.
     pub headers: bool,
     /// Whether events carry the key that their record had before it was routed.
@@ -62,6 +64,13 @@ pub struct Manifest {
     pub keep_generations: u8,
     /// Bounds of a call.
     pub limits: Limits,
+}
+
+/// How the changes of a plugin's states are remembered for whoever follows them: `changes = true`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangesFeed {
+    /// How long deletions are: who comes later has to begin again.
+    pub keep_deletions: Duration,
 }
 
 /// The topic that a plugin owns: `output = "name"`, or an `[output]` table.

@@ -113,8 +113,16 @@ impl StateChanges {
         self.bytes.len()
     }
 
+    /// Bytes of all stored keys.
+    pub(super) fn key_bytes(&self) -> usize {
+        self.entries
+            .iter()
+            .map(|entry| entry.key_bytes as usize)
+            .sum()
+    }
+
     /// Stored keys and stored states, in order of key; they share the memory of all.
-    pub(super) fn in_order(&self) -> impl Iterator<Item = (Bytes, Option<Bytes>)> {
+    pub(super) fn in_order(&self) -> impl ExactSizeIterator<Item = (Bytes, Option<Bytes>)> {
         let key = |entry: &Entry| &self.bytes[entry.from..entry.from + entry.key_bytes as usize];
         // Most keys differ in the first bytes behind what all have in common: those are compared in a
         // register, without a look at the keys.

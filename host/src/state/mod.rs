@@ -18,11 +18,13 @@ mod changes;
 mod checkpoint;
 #[cfg(test)]
 pub(crate) mod faults;
+mod feed;
 pub mod objects;
 mod parked;
 pub mod slate;
 
 pub use changes::{StateChanges, StateChangesBuilder};
+pub use feed::{ChangeNumber, FeedPage, FeedTerms, KeyChange};
 pub use parked::{ActionPoint, ParkedCause, ParkedRecord};
 
 /// Which store: one for each partition of each generation of each plugin.
@@ -73,7 +75,12 @@ impl KeyState {
     /// Of a command handler's key, how many events it has had.
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.changed_at.0 & !GONE
+        self.place().0
+    }
+
+    /// The place of the last change, without the mark of a state that is gone.
+    pub(super) fn place(&self) -> Offset {
+        Offset(self.changed_at.0 & !GONE)
     }
 
     /// The same, borrowed.
@@ -180,6 +187,8 @@ pub struct Commit {
     pub changes: StateChanges,
     /// Records that were parked since, and (`None`) those that are not parked any more, each offset once.
     pub parked: Vec<(Offset, Option<Arc<ParkedRecord>>)>,
+    /// That the changes are remembered in the feed, and how; `None` = the plugin has no feed.
+    pub feed: Option<FeedTerms>,
     /// Position after these changes.
     pub checkpoint: Checkpoint,
 }
@@ -228,6 +237,19 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
     /// # Errors
     /// Any [`StateError`].
     async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError>;
+
+    /// Committed changes that the feed remembers, from a number on (`None` = none of them, only where the feed is),
+    /// in order, at most `limit`. `None` = no commit had a feed.
+    ///
+    /// A commit without feed interrupts it: whoever had read it before begins again.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn feed(
+        &self,
+        from: Option<ChangeNumber>,
+        limit: usize,
+    ) -> Result<Option<FeedPage>, StateError>;
 
     /// Writes one commit; durable when it returns.
     ///

@@ -21,7 +21,14 @@ impl Worker {
     /// Changed states wait for a commit up to a bound, and what was made for a transaction; then folding
     /// waits.
     pub(super) fn is_full(&self) -> bool {
-        self.handle.shared.table.read().is_full() || self.publishes_too_slowly()
+        self.is_table_full() || self.publishes_too_slowly()
+    }
+
+    /// Whether as much has changed as goes into one commit.
+    pub(super) fn is_table_full(&self) -> bool {
+        let table = self.handle.shared.table.read();
+        let has_feed = || self.handle.code().manifest().changes.is_some();
+        table.is_full() || (table.dirty_keys() >= limits::FEED_COMMIT_KEYS_MAX && has_feed())
     }
 
     pub(super) fn publishes_too_slowly(&self) -> bool {
@@ -62,8 +69,11 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let due = self.schedule.due_in(now, live, self.folded_at);
-        let is_full = self.handle.shared.table.read().is_full();
-        Some(if is_full { Duration::ZERO } else { due })
+        Some(if self.is_table_full() {
+            Duration::ZERO
+        } else {
+            due
+        })
     }
 
     /// How long until what was made is to be published.
@@ -161,9 +171,13 @@ impl Worker {
         self.is_commit_wanted = false;
         self.note_taking_over();
         self.schedule.started(self.ports.clock.elapsed());
+        let code = self.handle.code();
+        let successor = self.successor.as_ref();
+        let adopted = successor.filter(|it| it.deployment == self.checkpoint.deployment);
         Arc::new(Commit {
             changes: self.handle.shared.table.write().freeze(),
             parked: self.handle.shared.parking.write().freeze(),
+            feed: adopted.unwrap_or(&code).feed_terms(&self.ports.clock),
             checkpoint: self.checkpoint.clone(),
         })
     }

@@ -278,7 +278,7 @@ impl Worker {
             && self.batch.is_empty()
             && self.successor.is_none()
             && self.retry_at.is_none()
-            && !self.handle.shared.table.read().is_full()
+            && !self.is_table_full()
     }
 
     /// Whether a round is being written.

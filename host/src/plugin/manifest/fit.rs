@@ -194,6 +194,11 @@ impl Manifest {
                 "the component exports no fold, so its keys have no versions",
             ),
             (
+                self.changes.is_some(),
+                "changes",
+                "the component exports no fold, so it has no states that change",
+            ),
+            (
                 self.headers,
                 "headers",
                 "the component exports no fold, so no event comes into it",

@@ -15,7 +15,8 @@ use crate::log::Partitioner;
 use crate::types::{KeyFormat, PluginName, TopicName};
 
 use super::{
-    Framing, Input, Limits, Manifest, ManifestFault, OnGap, Output, Start, units, writes_to_log,
+    ChangesFeed, Framing, Input, Limits, Manifest, ManifestFault, OnGap, Output, Start, units,
+    writes_to_log,
 };
 
 const FIELDS: &[&str] = &[
@@ -31,6 +32,8 @@ const FIELDS: &[&str] = &[
     "on-error",
     "expected-version",
     "on-refusal",
+    "changes",
+    "changes-keep-deletions",
     "headers",
     "record-keys",
     "origins",
@@ -79,6 +82,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
         .unwrap_or_default();
     let on_refusal = fields.choice("on-refusal", &["ignore", "dead-letter"]);
     let expected_version = fields.choice("expected-version", &["optional", "required"]);
+    let changes = fields.changes();
     let headers = fields.optional("headers", boolean).unwrap_or(false);
     let record_keys = fields.optional("record-keys", boolean).unwrap_or(false);
     let origins = fields.optional("origins", boolean).unwrap_or(false);
@@ -104,6 +108,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             on_error,
             expected_version: expected_version.unwrap_or_default(),
             on_refusal: on_refusal.unwrap_or_default(),
+            changes,
             headers,
             record_keys,
             origins,
@@ -179,6 +184,20 @@ impl<'a> Fields<'a> {
             let variant: StrDeserializer<'_, VariantError> = chosen.into_deserializer();
             T::deserialize(variant)
                 .map_err(|_| Wrong(format!("'{chosen}' is not known"), hint(chosen, names)))
+        })
+    }
+
+    fn changes(&mut self) -> Option<ChangesFeed> {
+        let has_feed = self.optional("changes", boolean).unwrap_or(false);
+        let keep = self.optional("changes-keep-deletions", keep_deletions);
+        if keep.is_some() && !has_feed {
+            let path = join(&self.path, "changes-keep-deletions");
+            let remedy = "write changes = true, or leave the field out";
+            self.faults
+                .push(fault(path, "no changes can be followed", remedy));
+        }
+        has_feed.then(|| ChangesFeed {
+            keep_deletions: keep.unwrap_or(limits::FEED_DELETIONS_KEPT_DEFAULT),
         })
     }
 
@@ -425,9 +444,26 @@ fn start(value: &Value) -> Result<Start, Wrong> {
 
 fn commit_interval(value: &Value) -> Result<Duration, Wrong> {
     let (min, max) = (limits::COMMIT_INTERVAL_MIN, limits::COMMIT_INTERVAL_MAX);
+    duration(value, min, max, "\"2s\" or \"500ms\"")
+}
+
+fn keep_deletions(value: &Value) -> Result<Duration, Wrong> {
+    let (min, max) = (
+        limits::FEED_DELETIONS_KEPT_MIN,
+        limits::FEED_DELETIONS_KEPT_MAX,
+    );
+    duration(value, min, max, "\"7d\" or \"12h\"")
+}
+
+fn duration(
+    value: &Value,
+    min: Duration,
+    max: Duration,
+    examples: &str,
+) -> Result<Duration, Wrong> {
     let remedy = || {
         format!(
-            "write a duration from {} to {} with its unit, as in \"2s\" or \"500ms\"",
+            "write a duration from {} to {} with its unit, as in {examples}",
             units::display_duration(min),
             units::display_duration(max)
         )

@@ -31,6 +31,7 @@ fn a_minimal_manifest_gets_its_defaults() {
     assert_eq!(manifest.merge_partitions, None);
     assert_eq!(manifest.expected_version, ExpectedVersion::Optional);
     assert!(!manifest.record_keys && !manifest.origins);
+    assert_eq!(manifest.changes, None);
     assert_eq!(manifest.limits, Limits::default());
     assert!(manifest.contradictions(view()).is_empty());
     assert!(!manifest.merges(view()));
@@ -48,6 +49,8 @@ fn every_field_is_read() {
         commit-interval = "500ms"
         on-error = "park-key"
         expected-version = "required"
+        changes = true
+        changes-keep-deletions = "36h"
         headers = true
         record-keys = true
         origins = true
@@ -83,6 +86,8 @@ fn every_field_is_read() {
     assert_eq!(manifest.on_error, OnError::ParkKey);
     assert_eq!(manifest.expected_version, ExpectedVersion::Required);
     assert_eq!(manifest.commit_interval, Duration::from_millis(500));
+    let keep_deletions = Duration::from_secs(36 * 3600);
+    assert_eq!(manifest.changes, Some(ChangesFeed { keep_deletions }));
     assert!(manifest.headers && manifest.record_keys && manifest.origins);
     assert_eq!(manifest.inputs[0].framing, Framing::None);
     assert_eq!(manifest.inputs[1].framing, Framing::Confluent);
@@ -95,6 +100,29 @@ fn every_field_is_read() {
     assert_eq!(manifest.limits.fuel_per_call, 300_000_000);
     assert_eq!(manifest.limits.state_bytes, 2 << 20);
     assert_eq!(manifest.limits.answer_bytes, 65_536);
+}
+
+#[test]
+fn deletions_are_remembered_only_where_changes_are() {
+    let of = |more: &str| Manifest::from_toml(&format!("{MINIMAL}{more}")).unwrap();
+    let keep_deletions = limits::FEED_DELETIONS_KEPT_DEFAULT;
+    let followed = of("changes = true").changes;
+    assert_eq!(followed, Some(ChangesFeed { keep_deletions }));
+    assert_eq!(of("changes = false").changes, None);
+    for more in ["", "changes = false\n"] {
+        let alone = faults(&format!("{MINIMAL}{more}changes-keep-deletions = \"1d\""));
+        assert_eq!(
+            alone,
+            [
+                "changes-keep-deletions: no changes can be followed; write changes = true, or leave the field out"
+            ]
+        );
+    }
+    for wrong in ["\"0s\"", "\"367d\"", "7", "\"a week\""] {
+        let text = format!("{MINIMAL}changes = true\nchanges-keep-deletions = {wrong}");
+        let wrong = faults(&text);
+        assert!(wrong[0].contains("from 1s to 366d"), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-/// A duration such as `500ms`, `2s`, `1m` or `1h`; `None` if it is none or too large.
+/// A duration such as `500ms`, `2s`, `1m`, `1h` or `7d`; `None` if it is none or too large.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let factor_ms = match unit {
@@ -29,6 +29,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
         "s" => 1_000,
         "m" | "min" => 60_000,
         "h" => 3_600_000,
+        "d" => 86_400_000,
         _ => return None,
     };
     number.checked_mul(factor_ms).map(Duration::from_millis)
@@ -47,7 +48,9 @@ pub(super) fn display_bytes(bytes: u64) -> String {
 /// A duration in the largest unit that divides it.
 pub(super) fn display_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
-    if ms.is_multiple_of(1_000) {
+    if ms > 0 && ms.is_multiple_of(86_400_000) {
+        format!("{}d", ms / 86_400_000)
+    } else if ms.is_multiple_of(1_000) {
         format!("{}s", ms / 1_000)
     } else {
         format!("{ms}ms")
@@ -92,6 +95,7 @@ mod tests {
             ("500 ms", Some(500)),
             ("1m", Some(60_000)),
             ("1h", Some(3_600_000)),
+            ("7d", Some(604_800_000)),
             ("2", None),
             ("2sec", None),
             ("0.5s", None),
@@ -110,5 +114,6 @@ mod tests {
         assert_eq!(display_bytes(1_000), "1000B");
         assert_eq!(display_duration(Duration::from_millis(10)), "10ms");
         assert_eq!(display_duration(Duration::from_secs(60)), "60s");
+        assert_eq!(display_duration(Duration::from_secs(172_800)), "2d");
     }
 }

@@ -3,8 +3,10 @@
 //! Invariants: reads see what is durable, never a commit that may still fail; at most one commit
 //! that failed waits inside SlateDB, and nothing new is written before it; nothing is collected
 //! while a commit is under way. Upkeep may run beside reads and commits. Locks are taken in the
-//! order `maintaining`, `writing`. A key's first byte keeps checkpoint, states and parked records apart, so
-//! that states are scanned in order of key.
+//! order `maintaining`, `writing`. A key's first byte keeps checkpoint, states, parked records and the feed of
+//! changes apart, so that states are scanned in order of key.
+
+mod feed;
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -23,6 +25,7 @@ use slatedb::{CloseReason, Db, DbIterator, ErrorKind, WriteBatch};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
+use self::feed::{Feed, ROWS_OF_A_CHANGE, Row};
 use super::gate::Gate;
 use super::merge::Upkeep;
 use super::{COMMIT_UNIT_BYTES, MEMTABLE_BYTES, SlateSettings, SlateStore, fault, no_answer, on};
@@ -31,7 +34,8 @@ use crate::state::changes::STATE_PREFIX;
 use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint};
 use crate::state::parked::{PARKED_PREFIX, decode_parked, encode_parked, parked_key};
 use crate::state::{
-    Checkpoint, Commit, KeyState, ParkedRecord, PartitionStore, StateError, StoreId,
+    ChangeNumber, Checkpoint, Commit, FeedPage, KeyState, ParkedRecord, PartitionStore, StateError,
+    StoreId,
 };
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
@@ -76,6 +80,8 @@ struct Writing {
     commits: u64,
     /// Whether anything was committed since the last upkeep.
     changed: bool,
+    /// What the last commit left of the feed; `None` = it has to be looked up.
+    feed: Option<Feed>,
 }
 
 /// What of a commit is in SlateDB's memory and not known to be durable.
@@ -112,6 +118,7 @@ impl SlatePartition {
             rest: Rest::Nothing,
             commits,
             changed: false,
+            feed: None,
         });
         let maintaining = Mutex::new(());
         let open = Arc::new(Open {
@@ -195,6 +202,15 @@ impl PartitionStore for SlatePartition {
             records.collect()
         })
         .await
+    }
+
+    async fn feed(
+        &self,
+        from: Option<ChangeNumber>,
+        limit: usize,
+    ) -> Result<Option<FeedPage>, StateError> {
+        self.run(|open| async move { open.read_feed(from, limit).await })
+            .await
     }
 
     async fn commit(&self, commit: Arc<Commit>) -> Result<(), StateError> {
@@ -291,14 +307,25 @@ impl Open {
         let flush = FlushOptions {
             flush_type: FlushType::MemTable,
         };
-        self.written(async {
-            if writing.rest == Rest::Whole {
-                self.db.flush_with_options(flush.clone()).await?;
+        if writing.rest == Rest::Whole {
+            let rest = self.db.flush_with_options(flush.clone());
+            self.written(rest).await?;
+            writing.rest = Rest::Nothing;
+        }
+        // What is known of the feed holds as long as every commit becomes durable, and is one that the feed knows.
+        let feed = writing.feed.take();
+        let (feed, rows) = match commit.feed {
+            None => (None, Vec::new()),
+            Some(terms) => {
+                let (feed, rows) = self.feed_rows(feed, &commit, terms).await?;
+                (Some(feed), rows)
             }
+        };
+        self.written(async {
             // A part that was left is flushed together with this commit, which covers it.
             let is_alone = writing.rest != Rest::Part;
             writing.rest = Rest::Part;
-            for batch in batches_of(&commit, is_alone) {
+            for batch in batches_of(&commit, rows, is_alone) {
                 self.db.write(batch).await?;
             }
             writing.rest = Rest::Whole;
@@ -307,6 +334,7 @@ impl Open {
             Ok(())
         })
         .await?;
+        writing.feed = feed;
         writing.commits += 1;
         writing.changed = true;
         Ok(())
@@ -430,8 +458,10 @@ impl Open {
 
 /// Memory that a commit takes until it is written: as a batch, as a table in order, and as a file.
 fn written_bytes(commit: &Commit) -> usize {
-    let entries = commit.changes.len() + commit.parked.len();
-    let bytes = commit.changes.stored_bytes() + parked_bytes(commit);
+    let feed_entries = commit.feed.map_or(0, |_| ROWS_OF_A_CHANGE);
+    let entries = (1 + feed_entries) * commit.changes.len() + commit.parked.len();
+    let keys = feed_entries * commit.changes.key_bytes();
+    let bytes = commit.changes.stored_bytes() + keys + parked_bytes(commit);
     WRITTEN_ENTRY_BYTES * entries + 2 * bytes
 }
 
@@ -451,9 +481,11 @@ fn parked_bytes(commit: &Commit) -> usize {
 /// Keys and states stay where the commit has them, in one allocation. `SlateDB` keeps the first and the last key
 /// of a file for as long as the file is in use: those two are copies, so that the allocation goes when the commit
 /// is flushed. What comes in order is cheaper to put in order, in the pieces and in the table behind them.
-fn batches_of(commit: &Commit, is_alone: bool) -> impl Iterator<Item = WriteBatch> {
-    let entries = commit.changes.len() + commit.parked.len();
-    let bytes = commit.changes.stored_bytes() + parked_bytes(commit);
+fn batches_of(commit: &Commit, feed: Vec<Row>, is_alone: bool) -> impl Iterator<Item = WriteBatch> {
+    let entries = commit.changes.len() + commit.parked.len() + feed.len();
+    let feed_bytes = |(key, stored): &Row| key.len() + stored.as_ref().map_or(0, Bytes::len);
+    let feed_bytes: usize = feed.iter().map(feed_bytes).sum();
+    let bytes = commit.changes.stored_bytes() + feed_bytes + parked_bytes(commit);
     let file_bytes = bytes + FILE_ENTRY_BYTES * entries;
     let piece = if is_alone && file_bytes <= MEMTABLE_BYTES / 2 {
         BATCH_CHANGES
@@ -462,6 +494,7 @@ fn batches_of(commit: &Commit, is_alone: bool) -> impl Iterator<Item = WriteBatc
     };
     let last = commit.changes.len().saturating_sub(1);
     let mut changes = commit.changes.in_order().enumerate();
+    let mut feed = feed.into_iter();
     let mut first = Some(beside_states(commit));
     std::iter::from_fn(move || {
         let mut batch = first.take().unwrap_or_default();
@@ -474,6 +507,14 @@ fn batches_of(commit: &Commit, is_alone: bool) -> impl Iterator<Item = WriteBatc
             match state {
                 Some(state) => batch.put_bytes(key, state),
                 None => batch.delete(key),
+            }
+        }
+        if changes.len() == 0 {
+            for (key, stored) in feed.by_ref().take(piece) {
+                match stored {
+                    Some(stored) => batch.put_bytes(key, stored),
+                    None => batch.delete(key),
+                }
             }
         }
         (!batch.is_empty()).then_some(batch)
@@ -576,9 +617,10 @@ mod tests {
             let commit = Commit {
                 changes: changes.collect(),
                 parked: Vec::new(),
+                feed: None,
                 checkpoint: crate::state::slate::tests::checkpoint(1),
             };
-            batches_of(&commit, is_alone).count()
+            batches_of(&commit, Vec::new(), is_alone).count()
         };
         assert_eq!(of(0, 0, true), 1, "its position");
         assert_eq!(of(1_000, 10, true), 2);

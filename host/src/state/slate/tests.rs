@@ -12,6 +12,8 @@ use crate::state::{ActionPoint, Checkpoint, Commit, KeyState, LastRecord, Parked
 use crate::types::{DeploymentId, Digest, Epoch, Offset, Partition};
 use bytes::Bytes;
 
+mod feed;
+
 fn id() -> StoreId {
     StoreId {
         plugin: PluginName::new("plane-tracker").unwrap(),
@@ -69,6 +71,7 @@ fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Arc<Commit> {
     Arc::new(Commit {
         changes: changes.collect(),
         parked: Vec::new(),
+        feed: None,
         checkpoint: checkpoint(next),
     })
 }

@@ -159,6 +159,8 @@ fn a_handler_without_fold_has_no_states() {
     one(&text, stateless(), "no-state", "its keys have no versions");
     let text = format!("{HANDLER}headers = true");
     one(&text, stateless(), "no-state", "no event comes into it");
+    let text = format!("{HANDLER}changes = true");
+    one(&text, stateless(), "no-state", "no states that change");
 }
 
 #[test]
