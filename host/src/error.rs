@@ -57,6 +57,8 @@ codes! {
     BadPosition = "bad-position", 400, "A position is malformed";
     /// A position names a topic that is not an input of the view.
     PositionNotAnInput = "position-not-an-input", 400, "The position is not of an input of this view";
+    /// A token of a feed of changes is not one of this plugin.
+    BadChangesToken = "bad-changes-token", 400, "The token is not of this plugin's changes";
     /// A name breaks its rules.
     BadName = "bad-name", 400, "A name breaks its rules";
     /// No token where one is needed.
@@ -97,6 +99,8 @@ codes! {
     BootstrapUnderWay = "bootstrap-under-way", 409, "The states are being told already";
     /// The plugin does not tell its states in events now.
     NoBootstrap = "no-bootstrap", 409, "The states are not being told";
+    /// The plugin does not remember its changes.
+    NoChanges = "no-changes", 409, "The plugin does not remember its changes";
     /// Nothing is parked that could be folded again or discarded.
     NotParked = "not-parked", 409, "Nothing is parked";
     /// States cannot be kept: they were folded from other inputs.
@@ -117,6 +121,8 @@ codes! {
     TopicInUse = "topic-in-use", 409, "The topic is in use";
     /// The topic has other partitions than asked for.
     PartitionsDiffer = "partitions-differ", 409, "The topic has another number of partitions";
+    /// What has changed since a token is not known any more.
+    ChangesTokenTooOld = "changes-token-too-old", 410, "The token is too old";
     /// The command was meant for another version.
     PreconditionFailed = "precondition-failed", 412, "It was meant for another version";
     /// A body or record is too large; nothing was written.
@@ -147,6 +153,8 @@ codes! {
     PositionNotReached = "position-not-reached", 503, "The view has not folded that record yet";
     /// As many commands wait as may.
     CommandsFull = "commands-full", 503, "Too many commands wait";
+    /// As many streams of changes are served as may be.
+    StreamsFull = "streams-full", 503, "Too many streams are served";
     /// As many outcomes are kept as may be.
     OutcomesFull = "outcomes-full", 503, "Too many outcomes are kept";
     /// No host owns the key right now.

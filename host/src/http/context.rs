@@ -29,6 +29,8 @@ pub(super) struct Context {
     pub(super) bodies: Arc<Semaphore>,
     /// Reads of topics that may run now.
     pub(super) topic_reads: Semaphore,
+    /// Streams of changes that may begin now.
+    pub(super) change_streams: Arc<Semaphore>,
     /// Looks for the ends of merge topics.
     pub(super) lookups: Lookups,
     /// The OpenAPI document, serialised once.
@@ -53,6 +55,7 @@ impl App {
             services,
             stop,
             bodies: Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX / BODY_UNIT_BYTES)),
+            change_streams: Arc::new(Semaphore::new(limits::FEED_STREAMS_MAX)),
             topic_reads: Semaphore::new(limits::TOPIC_READS_CONCURRENT_MAX),
             openapi,
             routes,

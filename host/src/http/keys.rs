@@ -216,7 +216,7 @@ async fn ready(
 }
 
 /// How the plugin is asked about each key.
-fn asking(
+pub(super) fn asking(
     app: &App,
     code: &CodeInUse,
     principal: &Principal,

@@ -1,5 +1,5 @@
 //! Walks the keys of the partitions that a host has of a view, in order of partition and key, and has
-//! the plugin answer for each. Used by `keys`, for pages and for streams.
+//! the plugin answer for each. Used by `keys`, for pages and for streams, and by `changes`, for its items.
 //!
 //! Invariant: what is held at a time is bounded in keys and bytes, whatever the view holds.
 
@@ -199,58 +199,79 @@ impl Listing {
         key: Bytes,
         state: KeyState,
     ) -> Result<(Bytes, Box<RawValue>), Problem> {
-        let code = handle.code();
-        let text = code.manifest().key.format(&key);
-        let key_base64 = text.is_none().then(|| encoding::to_base64(&key));
-        let uses_context = matches!(
-            &self.asking,
-            Asking::Question {
-                context: Some(_),
-                ..
-            }
-        );
-        let mut item = KeyItem {
+        let item = KeyItem::answered_for(&self.plugin, &self.asking, handle, key.clone(), state);
+        let item = serde_json::value::to_raw_value(&item.await?)
+            .expect("texts, numbers and JSON serialise");
+        Ok((key, item))
+    }
+}
+
+impl KeyItem {
+    /// A key without a version or an answer.
+    pub(super) fn bare(handle: &PartitionHandle, key: &[u8], changed_at_ms: i64) -> Self {
+        let text = handle.code().manifest().key.format(key);
+        Self {
+            key_base64: text.is_none().then(|| encoding::to_base64(key)),
             key: text,
-            key_base64,
             partition: handle.spec().store.partition.0,
-            version: (!uses_context).then(|| access::version(handle, &code, &state)),
-            changed_at_ms: state.changed_at_ms,
-            ..KeyItem::default()
+            changed_at_ms,
+            ..Self::default()
+        }
+    }
+
+    /// The same, with its version.
+    pub(super) fn versioned(mut self, version: String) -> Self {
+        self.version = Some(version);
+        self
+    }
+
+    /// A key with the plugin's answer.
+    ///
+    /// # Errors
+    /// `bad-argument`, which concerns every key.
+    pub(super) async fn answered_for(
+        plugin: &Plugin,
+        asking: &Asking,
+        handle: &PartitionHandle,
+        key: Bytes,
+        state: KeyState,
+    ) -> Result<Self, Problem> {
+        let code = handle.code();
+        let mut item = Self::bare(handle, &key, state.changed_at_ms);
+        let context = match asking {
+            Asking::Question { context, .. } => context.as_ref(),
+            Asking::Nothing | Asking::State => None,
         };
-        match &self.asking {
+        if context.is_none() {
+            item.version = Some(access::version(handle, &code, &state));
+        }
+        match asking {
             Asking::Nothing => {}
             Asking::State => item.state_base64 = Some(encoding::to_base64(&state.state)),
-            Asking::Question { arguments, context } => {
-                let question = question(arguments, context.as_ref(), &state);
-                self.ask(&mut item, &code, key.clone(), state, question)
-                    .await?;
+            Asking::Question { arguments, .. } => {
+                let question = question(arguments, context, &state);
+                item.ask(plugin, &code, key, state, question).await?;
             }
         }
-        let item =
-            serde_json::value::to_raw_value(&item).expect("texts, numbers and JSON serialise");
-        Ok((key, item))
+        Ok(item)
     }
 
     async fn ask(
-        &self,
-        item: &mut KeyItem,
+        &mut self,
+        plugin: &Plugin,
         code: &CodeInUse,
         key: Bytes,
         state: KeyState,
         question: Question,
     ) -> Result<(), Problem> {
-        let error = match self
-            .plugin
-            .answer(code, key, Some(state.state), question)
-            .await
-        {
+        let error = match plugin.answer(code, key, Some(state.state), question).await {
             Ok(Ok(payload)) => {
-                item.answered(payload);
+                self.answered(payload);
                 return Ok(());
             }
             Ok(Err(QueryError::UnknownQuery)) => return Ok(()),
             Ok(Err(QueryError::NotFound)) => {
-                item.answer = Some(RawValue::NULL.to_owned());
+                self.answer = Some(RawValue::NULL.to_owned());
                 return Ok(());
             }
             Ok(Err(error @ QueryError::BadArgument(..))) => {
@@ -265,12 +286,10 @@ impl Listing {
                 }
             }
         };
-        item.error = Some(error);
+        self.error = Some(error);
         Ok(())
     }
-}
 
-impl KeyItem {
     fn answered(&mut self, payload: Payload) {
         let text = std::str::from_utf8(&payload.body)
             .ok()

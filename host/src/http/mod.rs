@@ -9,6 +9,7 @@ mod append;
 mod auth;
 mod body;
 mod bootstrap;
+mod changes;
 mod commands;
 mod conditions;
 mod context;
@@ -133,7 +134,9 @@ fn groups() -> Vec<Group> {
         group(
             Public,
             &[Scope::Query],
-            views::routes().merge(keys::routes()),
+            views::routes()
+                .merge(keys::routes())
+                .merge(changes::routes()),
         ),
         group(Public, &[Scope::Query], read::routes()),
         group(Public, &[Scope::Append], append::routes()),
