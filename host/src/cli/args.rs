@@ -35,6 +35,9 @@ pub(super) enum Command {
     /// Ask a plugin about a key.
     #[command(after_help = exit::HELP)]
     Query(QueryArgs),
+    /// Print the changes of a plugin's states, one JSON object a line: all keys first, or what came after a token.
+    #[command(after_help = exit::HELP)]
+    Changes(ChangesArgs),
     /// Command an entity of a command handler.
     #[command(name = "command", after_help = exit::HELP)]
     Order(CommandArgs),
@@ -449,6 +452,24 @@ pub(super) struct QueryArgs {
     /// How long to wait for --min-position, in seconds.
     #[arg(long, value_name = "SECONDS")]
     pub(super) wait: Option<u64>,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+/// What to follow.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ChangesArgs {
+    /// Plugin whose states change; one with `changes = true`.
+    pub(super) plugin: PluginName,
+    /// Only what changed after this token, as it was printed at the end.
+    #[arg(long, value_name = "TOKEN")]
+    pub(super) since: Option<String>,
+    /// Wait for more at the end.
+    #[arg(long, short)]
+    pub(super) follow: bool,
+    /// With the default query's answer for each key, or the state of a plugin without queries.
+    #[arg(long)]
+    pub(super) state: bool,
     #[command(flatten)]
     pub(super) client: ClientArgs,
 }

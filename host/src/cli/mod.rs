@@ -10,6 +10,7 @@ use clap::Parser as _;
 
 mod args;
 mod bootstrap;
+mod changes;
 mod client;
 mod command;
 mod confirm;
@@ -65,6 +66,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Plugin(command) => plugin::run(command),
         Command::Topic(command) => topic::run(command),
         Command::Query(args) => query::run(&args),
+        Command::Changes(args) => changes::run(&args),
         Command::Order(args) => command::run(&args),
     }
 }
