@@ -136,6 +136,27 @@ impl Client {
         })
     }
 
+    /// Begins to read an answer to `GET path` that does not end by itself.
+    ///
+    /// # Errors
+    /// If there is no answer, or another one than 200.
+    pub fn open(&self, path: &str, headers: &[(&str, &str)]) -> Result<blocking::Response> {
+        let mut builder = self.inner.get(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            builder = builder.bearer_auth(token);
+        }
+        for (name, value) in headers {
+            builder = builder.header(*name, *value);
+        }
+        let response = builder
+            .send()
+            .with_context(|| format!("no answer to GET {path}"))?;
+        match response.status().as_u16() {
+            200 => Ok(response),
+            status => bail!("GET {path} answered {status}: {}", response.text()?),
+        }
+    }
+
     /// Deploys a component under a name; `parameters` is a query string without `?`, or empty.
     ///
     /// # Errors

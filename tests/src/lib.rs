@@ -10,6 +10,7 @@
 
 pub mod bank;
 pub mod clone;
+pub mod events;
 pub mod feed;
 pub mod fleet;
 pub mod fleet_records;
