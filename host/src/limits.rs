@@ -240,6 +240,14 @@ pub const COMMANDS_AT_ONCE_MAX: usize = 512;
 pub const COMMANDS_AT_ONCE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of a command's body.
 pub const COMMAND_BODY_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of a batch of commands.
+pub const COMMAND_BATCH_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Commands of one batch.
+pub const COMMAND_BATCH_COMMANDS_MAX: usize = 10_000;
+/// Commands of one batch that wait for their turn or whose answers wait for those before them.
+pub const COMMAND_BATCH_WAITING_MAX: usize = 256;
+/// Batches of commands that are decided at the same time; more wait.
+pub const COMMAND_BATCHES_CONCURRENT_MAX: usize = 16;
 /// Bytes of the id of a command (`Idempotency-Key`).
 pub const COMMAND_ID_BYTES_MAX: usize = 255;
 /// How long the outcome of a command is kept, in milliseconds: a repeat in that time gets it again.
@@ -359,6 +367,10 @@ pub const DEMO_ROWS_MAX: usize = 5_000_000;
 pub const CLIENT_ANSWER_BYTES_MAX: u64 = 128 * 1024 * 1024;
 /// Records that the command line sends in one append.
 pub const CLIENT_APPEND_RECORDS_MAX: usize = 10_000;
+/// Commands that the command line sends in one batch.
+pub const CLIENT_BATCH_COMMANDS_MAX: usize = 1_000;
+/// Bytes of commands that the command line sends in one batch, unless a single one is larger.
+pub const CLIENT_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of records that the command line sends in one append, unless a single one is larger.
 pub const CLIENT_APPEND_BYTES_MAX: usize = 4 * 1024 * 1024;
 
@@ -440,6 +452,12 @@ const _: () = {
     assert!(RECORD_BYTES_MAX < PARKED_BYTES_MAX);
     assert!(OUTCOME_REPLY_BYTES_MAX + OUTCOME_RESERVED_BYTES < RECORD_BYTES_DEFAULT);
     assert!(COMMAND_BODY_BYTES_MAX <= COMMANDS_AT_ONCE_BYTES_MAX);
+    // In base64, and with what lies around it.
+    assert!(2 * COMMAND_BODY_BYTES_MAX <= COMMAND_BATCH_BYTES_MAX);
+    assert!(COMMAND_BATCH_BYTES_MAX <= BODIES_BYTES_MAX);
+    assert!(COMMAND_BATCH_WAITING_MAX < COMMANDS_QUEUED_MAX);
+    assert!(CLIENT_BATCH_COMMANDS_MAX <= COMMAND_BATCH_COMMANDS_MAX);
+    assert!(CLIENT_BATCH_BYTES_MAX + 2 * COMMAND_BODY_BYTES_MAX <= COMMAND_BATCH_BYTES_MAX);
     // What is parked between two commits is written with one.
     assert!(PARKED_BYTES_MAX <= DIRTY_BYTES_MAX);
     assert!(EMBEDDED_CHUNK_BYTES_MAX <= EMBEDDED_GROUP_BYTES_MAX);

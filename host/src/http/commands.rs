@@ -3,18 +3,19 @@
 //!
 //! Invariant: what is answered is durable, the refusal too; the same `Idempotency-Key` gets the same answer again.
 
+mod batch;
+mod decide;
+
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde_json::{Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::access;
+use self::decide::Owner;
 use super::auth::Principal;
-use super::conditions::POSITION;
 use super::context::App;
 use super::params::{Params, Segments};
 use super::views::{KeyForm, key, passed_on};
@@ -23,23 +24,20 @@ use crate::error::{Code, Problem};
 use crate::limits;
 use crate::log::TRAVELLING_HEADERS;
 use crate::manager::Plugin;
-use crate::partition::{
-    Answer, CodeInUse, CommandFault, CommandRequest, Expects, PartitionHandle, Settled,
-};
-use crate::plugin::manifest::ExpectedVersion;
-use crate::plugin::{CallContext, Command, Inspection, Kind, Payload};
-use crate::types::Partition;
+use crate::partition::{CommandRequest, Expects};
+use crate::plugin::{CallContext, Command, Kind, Payload};
 
 /// By which a repeat of a command is recognised.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// Whether an answer is that of an earlier command with the same idempotency key.
-const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The routes of this module.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(command))
+        .routes(routes!(command_base64))
         .routes(routes!(put_resource, patch_resource, delete_resource))
+        .routes(routes!(change_resource_base64))
+        .merge(batch::routes())
 }
 
 /// Command an entity
@@ -77,8 +75,30 @@ async fn command(
     segments: Segments,
     request: Request,
 ) -> Result<Response, Problem> {
-    let name = segments.get("command").to_owned();
-    decide(&app, &principal, &segments, Named::Command(&name), request).await
+    let name = Named::Command(segments.get("command"));
+    decide(&app, &principal, &segments, KeyForm::Text, name, request).await
+}
+
+/// Command an entity whose key is any bytes
+///
+/// As `/v1/commands/{plugin}/{key}/{command}`, with the key's bytes in base64url; `=` alone is the empty key.
+#[utoipa::path(
+    post, path = "/v1/commands/{plugin}/keys-b64/{key}/{command}", tag = "commands",
+    params(
+        ("plugin" = String, Path, description = "Name of the command handler"),
+        ("key" = String, Path, description = "The key's bytes in base64url"),
+        ("command" = String, Path, description = "Name of the command"),
+    ),
+    responses((status = 200, description = "As of a command whose key is text"))
+)]
+async fn command_base64(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    request: Request,
+) -> Result<Response, Problem> {
+    let name = Named::Command(segments.get("command"));
+    decide(&app, &principal, &segments, KeyForm::Base64, name, request).await
 }
 
 /// Put what a key holds
@@ -99,14 +119,7 @@ async fn put_resource(
     segments: Segments,
     request: Request,
 ) -> Result<Response, Problem> {
-    decide(
-        &app,
-        &principal,
-        &segments,
-        Named::Method("PUT", "put"),
-        request,
-    )
-    .await
+    by_method(&app, &principal, &segments, KeyForm::Text, request).await
 }
 
 /// Patch what a key holds
@@ -126,14 +139,7 @@ async fn patch_resource(
     segments: Segments,
     request: Request,
 ) -> Result<Response, Problem> {
-    decide(
-        &app,
-        &principal,
-        &segments,
-        Named::Method("PATCH", "merge-patch"),
-        request,
-    )
-    .await
+    by_method(&app, &principal, &segments, KeyForm::Text, request).await
 }
 
 /// Delete what a key holds
@@ -153,14 +159,43 @@ async fn delete_resource(
     segments: Segments,
     request: Request,
 ) -> Result<Response, Problem> {
-    decide(
-        &app,
-        &principal,
-        &segments,
-        Named::Method("DELETE", "delete"),
-        request,
-    )
-    .await
+    by_method(&app, &principal, &segments, KeyForm::Text, request).await
+}
+
+/// Put, patch or delete what a key of any bytes holds
+///
+/// As `/v1/views/{plugin}/keys/{key}`, with the key's bytes in base64url; `=` alone is the empty key.
+#[utoipa::path(
+    method(put, patch, delete), path = "/v1/views/{plugin}/keys-b64/{key}", tag = "commands",
+    params(
+        ("plugin" = String, Path, description = "Name of the command handler"),
+        ("key" = String, Path, description = "The key's bytes in base64url"),
+    ),
+    responses((status = 200, description = "As of the command"))
+)]
+async fn change_resource_base64(
+    State(app): State<App>,
+    principal: Principal,
+    segments: Segments,
+    request: Request,
+) -> Result<Response, Problem> {
+    by_method(&app, &principal, &segments, KeyForm::Base64, request).await
+}
+
+/// The command that a method stands for.
+async fn by_method(
+    app: &App,
+    principal: &Principal,
+    segments: &Segments,
+    form: KeyForm,
+    request: Request,
+) -> Result<Response, Problem> {
+    let named = match *request.method() {
+        Method::PUT => Named::Method("PUT", "put"),
+        Method::PATCH => Named::Method("PATCH", "merge-patch"),
+        _ => Named::Method("DELETE", "delete"),
+    };
+    decide(app, principal, segments, form, named, request).await
 }
 
 /// How a request names its command.
@@ -176,6 +211,7 @@ async fn decide(
     app: &App,
     principal: &Principal,
     segments: &Segments,
+    form: KeyForm,
     named: Named<'_>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -185,38 +221,14 @@ async fn decide(
     let name = match named {
         Named::Command(name) | Named::Method(_, name) => name,
     };
-    if plugin.deployment().kind != Kind::CommandHandler {
-        return Err(no_handler(&plugin, named));
-    }
-    let key = key(&plugin, segments.get("key"), KeyForm::Text)?;
-    if key.len() > limits::KEY_BYTES_MAX {
-        return Err(Problem::new(
-            Code::BadKey,
-            format!(
-                "the key has {} bytes, more than the {} that a key may have",
-                key.len(),
-                limits::KEY_BYTES_MAX
-            ),
-        ));
-    }
+    check_is_handler(&plugin, named)?;
+    let key = key(&plugin, segments.get("key"), form)?;
+    check_key(&key)?;
     let id = idempotency_key(app, &parts.headers)?;
     let expects = expects(&parts.headers)?;
     let content = content(app, &parts, request_body).await?;
 
-    let partition = plugin.deployment().partition_of(&key);
-    let handle = access::local(app, &plugin, partition)?;
-    let code = handle.code();
-    let inspection = code.code.inspection();
-    check_version_is_known(inspection, &expects)?;
-    if !inspection.capabilities.fold && expects != Expects::Anything {
-        return Err(Problem::new(
-            Code::BadEtag,
-            format!(
-                "'{}' has no states, and so no versions: leave the condition out",
-                plugin.name()
-            ),
-        ));
-    }
+    let owner = Owner::of(app, &plugin, &key, &expects)?;
     let request = CommandRequest {
         key,
         command: Command {
@@ -232,20 +244,21 @@ async fn decide(
         expects,
         travelling: travelling(&parts.headers),
     };
-    let answered = app.unless_stopped(handle.command(request)).await?;
-    let mut response = match answered {
-        Ok(answer) => settled(&code, &answer),
-        Err(fault) => problem(&plugin, partition, &handle, inspection, name, fault).into_response(),
-    };
+    let answered = app.unless_stopped(owner.handle.command(request)).await?;
+    let told = owner.told(name, answered);
+    let mut response = told.map_or_else(IntoResponse::into_response, IntoResponse::into_response);
     if let Ok(id) = HeaderValue::try_from(id) {
         response.headers_mut().insert(IDEMPOTENCY_KEY, id);
     }
     Ok(response)
 }
 
-fn no_handler(plugin: &Plugin, named: Named<'_>) -> Problem {
+fn check_is_handler(plugin: &Plugin, named: Named<'_>) -> Result<(), Problem> {
+    if plugin.deployment().kind == Kind::CommandHandler {
+        return Ok(());
+    }
     let name = plugin.name();
-    match named {
+    Err(match named {
         Named::Command(_) => Problem::new(
             Code::NotAHandler,
             format!(
@@ -258,7 +271,18 @@ fn no_handler(plugin: &Plugin, named: Named<'_>) -> Problem {
                 "{method} is for command handlers, and '{name}' is none: it takes GET, HEAD and POST"
             ),
         ),
+    })
+}
+
+fn check_key(key: &[u8]) -> Result<(), Problem> {
+    let (bytes, bytes_max) = (key.len(), limits::KEY_BYTES_MAX);
+    if bytes <= bytes_max {
+        return Ok(());
     }
+    Err(Problem::new(
+        Code::BadKey,
+        format!("the key has {bytes} bytes, more than the {bytes_max} that a key may have"),
+    ))
 }
 
 /// The name of a command: as it says, or a new one.
@@ -267,18 +291,25 @@ fn idempotency_key(app: &App, headers: &HeaderMap) -> Result<String, Problem> {
         return Ok(app.services.clock.unique_id());
     };
     let id = given.to_str().unwrap_or_default().trim();
-    let fits = (1..=limits::COMMAND_ID_BYTES_MAX).contains(&id.len());
-    if fits {
+    if is_id(id) {
         return Ok(id.to_owned());
     }
     Err(Problem::new(
         Code::BadParameter,
-        format!(
-            "Idempotency-Key: write 1 to {} visible ASCII characters, such as a UUID",
-            limits::COMMAND_ID_BYTES_MAX
-        ),
+        format!("Idempotency-Key: {}", id_rule()),
     )
     .with("header", IDEMPOTENCY_KEY.as_str()))
+}
+
+/// Whether a text can be the name of a command.
+fn is_id(text: &str) -> bool {
+    let is_visible = text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    is_visible && (1..=limits::COMMAND_ID_BYTES_MAX).contains(&text.len())
+}
+
+fn id_rule() -> String {
+    let bytes_max = limits::COMMAND_ID_BYTES_MAX;
+    format!("write 1 to {bytes_max} visible ASCII characters, such as a UUID")
 }
 
 /// Which version a command is meant for.
@@ -323,21 +354,6 @@ fn version(tag: &str) -> Option<u64> {
     version.parse().ok().filter(|_| is_code)
 }
 
-fn check_version_is_known(inspection: &Inspection, expects: &Expects) -> Result<(), Problem> {
-    let wanted = inspection.manifest.expected_version == ExpectedVersion::Required;
-    if !wanted || *expects != Expects::Anything {
-        return Ok(());
-    }
-    Err(Problem::new(
-        Code::PreconditionRequired,
-        format!(
-            "'{}' takes no command that does not say for which version it is meant: send If-Match with the \
-             ETag that you have seen, or If-None-Match: * where there must be nothing yet",
-            inspection.manifest.name
-        ),
-    ))
-}
-
 async fn content(app: &App, parts: &Parts, body: axum::body::Body) -> Result<Payload, Problem> {
     let held = body::read(
         app,
@@ -361,152 +377,6 @@ fn travelling(headers: &HeaderMap) -> Vec<(String, Bytes)> {
             .then(|| ((*name).to_owned(), Bytes::copy_from_slice(value)))
     });
     found.collect()
-}
-
-/// The answer that says what came of a command.
-fn settled(code: &CodeInUse, answer: &Answer) -> Response {
-    let outcome = &answer.outcome;
-    let mut response = match &outcome.what {
-        Settled::Accepted {
-            reply: Some(reply), ..
-        } => {
-            let content_type = HeaderValue::try_from(&*reply.content_type)
-                .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-            let body = reply.body.clone();
-            ([(header::CONTENT_TYPE, content_type)], body).into_response()
-        }
-        Settled::Accepted {
-            events,
-            reply: None,
-        } => {
-            let mut done = json!({ "events": events });
-            if let Some(version) = outcome.version {
-                done["version"] = json!(version);
-            }
-            axum::Json(done).into_response()
-        }
-        Settled::Refused {
-            code,
-            reason,
-            details,
-        } => {
-            let mut problem = Problem::new(Code::CommandRefused, reason).with("refusal", &**code);
-            if let Ok(details) = serde_json::from_str::<Value>(details) {
-                problem = problem.with("details", details);
-            }
-            problem.into_response()
-        }
-        Settled::Stale => {
-            let now = match outcome.version {
-                Some(version) => format!("its state has version {version}"),
-                None => "it has no state".to_owned(),
-            };
-            let problem = Problem::new(
-                Code::PreconditionFailed,
-                format!(
-                    "the command was meant for another version of the key: {now}; read it again"
-                ),
-            );
-            problem.with("version", outcome.version).into_response()
-        }
-    };
-    let headers = response.headers_mut();
-    if let Some(version) = outcome.version {
-        headers.insert(access::VERSION, HeaderValue::from(version));
-        let tag = access::version_tag(code, version);
-        headers.insert(header::ETAG, access::ascii(format!("\"{tag}\"")));
-    }
-    if let Some(position) = &answer.position {
-        headers.insert(POSITION, access::ascii(position.to_string()));
-    }
-    if answer.is_repeat {
-        headers.insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// Why a command has no outcome.
-fn problem(
-    plugin: &Plugin,
-    partition: Partition,
-    handle: &PartitionHandle,
-    inspection: &Inspection,
-    command: &str,
-    fault: CommandFault,
-) -> Problem {
-    let name = plugin.name();
-    match fault {
-        CommandFault::NotDeciding => {
-            let status = handle.status();
-            let why = match (&status.blocked, status.fault()) {
-                (Some(blocked), _) => format!("it is blocked: {}", blocked.detail),
-                (None, Some(error)) => format!("it keeps trying after an error: {error}"),
-                (None, None) => format!("it is {}", access::phase_words(status.phase)),
-            };
-            Problem::new(
-                Code::Replaying,
-                format!(
-                    "partition {partition} of {name} takes no commands now: {why}. Nothing was done; send the \
-                     command again in a moment"
-                ),
-            )
-            .with("partition", partition.0)
-            .with("lag", status.lag_events)
-        }
-        CommandFault::QueueFull => Problem::new(
-            Code::CommandsFull,
-            format!(
-                "{} commands wait for partition {partition} of {name}, as many as may: nothing was done; send \
-                 the command again in a moment",
-                limits::COMMANDS_QUEUED_MAX
-            ),
-        ),
-        CommandFault::OutcomesFull => Problem::new(
-            Code::OutcomesFull,
-            format!(
-                "partition {partition} of {name} keeps as many outcomes as it may, each for a day, so that a \
-                 repeat gets the same answer; none is forgotten early. Nothing was done"
-            ),
-        ),
-        CommandFault::Unknown(why) => Problem::new(
-            Code::OutcomeUnknown,
-            format!(
-                "whether the command was done is unknown ({why}): send it again with the same Idempotency-Key, \
-                 which tells"
-            ),
-        ),
-        CommandFault::OtherRequest => Problem::new(
-            Code::IdempotencyConflict,
-            "this Idempotency-Key belongs to another command (another key, name or body): a new command needs \
-             a new one",
-        ),
-        CommandFault::UnknownCommand => {
-            let offered = inspection.description.commands.iter();
-            let offered: Vec<_> = offered.map(|command| command.name.as_str()).collect();
-            Problem::new(
-                Code::UnknownCommand,
-                format!(
-                    "{name} has no command '{command}': it has {}",
-                    offered.join(", ")
-                ),
-            )
-            .with("commands", offered)
-        }
-        CommandFault::BadBody { field, problem } => {
-            Problem::new(Code::BadBody, format!("{field}: {problem}")).with("field", field)
-        }
-        CommandFault::Failed { code, detail } => {
-            let (of, advice) = match code.as_str() {
-                "try-again" => (Code::NotReady, "nothing was done; send it again"),
-                _ => (
-                    Code::PluginTrapped,
-                    "nothing was done, and the partition goes on",
-                ),
-            };
-            Problem::new(of, format!("{detail}: {advice}")).with("fault", code)
-        }
-    }
 }
 
 #[cfg(test)]

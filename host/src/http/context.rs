@@ -31,6 +31,8 @@ pub(super) struct Context {
     pub(super) topic_reads: Semaphore,
     /// Streams of changes that may begin now.
     pub(super) change_streams: Arc<Semaphore>,
+    /// Batches of commands that may be decided now.
+    pub(super) command_batches: Arc<Semaphore>,
     /// Looks for the ends of merge topics.
     pub(super) lookups: Lookups,
     /// The OpenAPI document, serialised once.
@@ -57,6 +59,7 @@ impl App {
             bodies: Arc::new(Semaphore::new(limits::BODIES_BYTES_MAX / BODY_UNIT_BYTES)),
             change_streams: Arc::new(Semaphore::new(limits::FEED_STREAMS_MAX)),
             topic_reads: Semaphore::new(limits::TOPIC_READS_CONCURRENT_MAX),
+            command_batches: Arc::new(Semaphore::new(limits::COMMAND_BATCHES_CONCURRENT_MAX)),
             openapi,
             routes,
         }))

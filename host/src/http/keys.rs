@@ -320,11 +320,7 @@ fn lines(items: &Items) -> Bytes {
 
 /// The line by which a client sees that a stream ended too early, and why.
 fn last_line(problem: &Problem) -> Bytes {
-    let line = serde_json::json!({"problem": {
-        "code": problem.code.as_str(),
-        "title": problem.code.title(),
-        "detail": problem.detail,
-    }});
+    let line = serde_json::json!({ "problem": problem::brief(problem) });
     Bytes::from(format!("{line}\n"))
 }
 

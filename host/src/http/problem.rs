@@ -84,6 +84,20 @@ pub(super) fn render(response: Response, instance: &str, request_id: &str) -> Re
     Response::from_parts(parts, Body::from(body))
 }
 
+/// A problem as one part of an answer that has others.
+pub(super) fn brief(problem: &Problem) -> Value {
+    let own = [
+        ("code", Value::from(problem.code.as_str())),
+        ("title", Value::from(problem.code.title())),
+        ("detail", Value::from(problem.detail.as_str())),
+    ];
+    let members = problem.members.iter().cloned();
+    let named = own.into_iter().chain(members);
+    named
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
+}
+
 /// A problem for an answer that a library below made, which knows a status only.
 fn foreign(status: StatusCode) -> Problem {
     let code = match status.as_u16() {

@@ -52,7 +52,9 @@ pub(super) struct RecordIn<'a> {
 }
 
 /// A field that is there, `null` included: `null` and nothing are different things here.
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
+pub(super) fn present<'de: 'a, 'a, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
     <&'a RawValue>::deserialize(from).map(Some)
 }
 
@@ -79,8 +81,8 @@ pub(super) enum RecordFault {
 /// # Errors
 /// [`RecordFault`] says what is wrong and where in the text.
 pub(super) fn parse(body: &Bytes, text: &str, bytes_max: usize) -> Result<NewRecord, RecordFault> {
-    let record: RecordIn<'_> =
-        serde_json::from_str(text).map_err(|error| malformed(text, &error))?;
+    let record: RecordIn<'_> = serde_json::from_str(text)
+        .map_err(|error| RecordFault::Malformed(malformed(text, &error)))?;
     let record = record.check(body).map_err(RecordFault::Malformed)?;
     let key_bytes = record.key.as_ref().map_or(0, Bytes::len);
     if key_bytes > limits::KEY_BYTES_MAX {
@@ -101,14 +103,14 @@ pub(super) fn parse(body: &Bytes, text: &str, bytes_max: usize) -> Result<NewRec
 }
 
 /// serde's words, with the column as the only place: the line is known better outside.
-fn malformed(text: &str, error: &serde_json::Error) -> RecordFault {
+pub(super) fn malformed(text: &str, error: &serde_json::Error) -> String {
     let words = error.to_string();
     let words = words.split(" at line ").next().unwrap_or_default();
     let place = match text.contains('\n') {
         true => format!("line {}, column {}", error.line(), error.column()),
         false => format!("column {}", error.column()),
     };
-    RecordFault::Malformed(format!("{words} ({place})"))
+    format!("{words} ({place})")
 }
 
 impl RecordIn<'_> {
@@ -144,7 +146,7 @@ impl RecordIn<'_> {
 }
 
 /// Text as bytes: a slice of the body where it stands there, else a copy.
-fn bytes_of(body: &Bytes, text: Cow<'_, str>) -> Bytes {
+pub(super) fn bytes_of(body: &Bytes, text: Cow<'_, str>) -> Bytes {
     match text {
         Cow::Borrowed(text) if stands_in(body, text.as_bytes()) => body.slice_ref(text.as_bytes()),
         text => Bytes::from(text.into_owned()),
@@ -156,7 +158,7 @@ fn stands_in(body: &Bytes, part: &[u8]) -> bool {
     body.start <= part.start && part.end <= body.end
 }
 
-fn base64(field: &str, text: &str) -> Result<Bytes, String> {
+pub(super) fn base64(field: &str, text: &str) -> Result<Bytes, String> {
     encoding::from_base64(text)
         .map(Bytes::from)
         .map_err(|error| format!("{field} is not base64: {error}"))

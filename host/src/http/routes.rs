@@ -70,6 +70,7 @@ fn methods(item: &PathItem) -> Vec<&'static str> {
         ("GET", item.get.is_some()),
         ("POST", item.post.is_some()),
         ("PUT", item.put.is_some()),
+        ("PATCH", item.patch.is_some()),
         ("DELETE", item.delete.is_some()),
     ]
     .into_iter()

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
-use super::deciding::{Answer, CommandFault, CommandRequest, Queued};
+use super::deciding::{Answer, CommandFault, CommandRequest, Queued, Sequence, Waiting};
 use super::parking::{ParkedKey, Parking};
 use super::table::{SharedTable, StateBudget};
 use super::{Blocked, CodeInUse, Control, PartitionSpec, PartitionStatus, Phase};
@@ -297,21 +297,42 @@ impl PartitionHandle {
         if self.shared.status.read().phase != Phase::Live {
             return Err(CommandFault::NotDeciding);
         }
-        let (answer, answered) = oneshot::channel();
-        let queued = Queued { request, answer };
+        let (queued, waiting) = Queued::new(request, None);
         match self.shared.commands.try_send(queued) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => return Err(CommandFault::QueueFull),
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(CommandFault::NotDeciding),
+            Ok(()) => waiting.answered().await,
+            Err(mpsc::error::TrySendError::Full(_)) => Err(CommandFault::QueueFull),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(CommandFault::NotDeciding),
         }
-        match tokio::time::timeout(limits::COMMAND_WAIT_MAX, answered).await {
-            Ok(Ok(answer)) => answer,
-            // It was dropped before its turn.
-            Ok(Err(_)) => Err(CommandFault::NotDeciding),
-            Err(_) => Err(CommandFault::Unknown(format!(
-                "no answer within {} s",
-                limits::COMMAND_WAIT_MAX.as_secs()
-            ))),
+    }
+
+    /// Puts a command into the queue as soon as there is room, behind those of its sequence that are there.
+    ///
+    /// # Errors
+    /// [`CommandFault`]: it is not in the queue, and the sequence is broken.
+    pub async fn enqueue(
+        &self,
+        request: CommandRequest,
+        sequence: &Sequence,
+    ) -> Result<Waiting, CommandFault> {
+        let refused = |fault| {
+            sequence.break_off();
+            Err(fault)
+        };
+        if sequence.is_broken() {
+            return Err(CommandFault::Behind);
+        }
+        if self.shared.status.read().phase != Phase::Live {
+            return refused(CommandFault::NotDeciding);
+        }
+        let room = self.shared.commands.reserve();
+        match tokio::time::timeout(limits::COMMAND_WAIT_MAX, room).await {
+            Ok(Ok(room)) => {
+                let (queued, waiting) = Queued::new(request, Some(sequence.clone()));
+                room.send(queued);
+                Ok(waiting)
+            }
+            Ok(Err(_)) => refused(CommandFault::NotDeciding),
+            Err(_) => refused(CommandFault::QueueFull),
         }
     }
 

@@ -46,7 +46,8 @@ pub use assemble::Source;
 pub use changes::{Change, Changes, Place};
 pub use control::{CodeInUse, Codes, Control, Skips};
 pub use deciding::{
-    Answer, Bootstrap, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Settled,
+    Answer, Bootstrap, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Sequence,
+    Settled, TRY_AGAIN, Waiting,
 };
 pub use handle::{Lookup, Merging, PartitionHandle};
 pub use lookup::Lookups;

@@ -6,11 +6,11 @@
 
 use bytes::Bytes;
 use hashbrown::HashMap;
-use tokio::sync::oneshot;
 
 use super::outcomes::bytes_of;
 use super::{
-    Answer, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Outcomes, Queued, Settled,
+    Answer, Asker, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Outcomes, Queued,
+    Settled, TRY_AGAIN,
 };
 use crate::limits;
 use crate::log::{COMMAND_HEADER, Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
@@ -114,8 +114,6 @@ pub(in crate::partition) struct Asked<'a> {
     pub(in crate::partition) now_ms: i64,
 }
 
-type Waiting = oneshot::Sender<Result<Answer, CommandFault>>;
-
 /// What a round has decided, before it is written.
 #[derive(Debug, Default)]
 pub(in crate::partition) struct Round {
@@ -134,7 +132,7 @@ pub(in crate::partition) struct Round {
     /// How far states are told in events with it, if its events are those.
     pub(in crate::partition) bootstrapped: Option<Bootstrapped>,
     /// Who waits for which of the outcomes, and how many events there were when it was decided.
-    waiting: Vec<(Waiting, usize, usize, bool)>,
+    waiting: Vec<(Asker, usize, usize, bool)>,
     outcomes_bytes: usize,
 }
 
@@ -150,25 +148,29 @@ impl Round {
     ) -> Self {
         let mut round = Self::default();
         let mut ids: HashMap<String, usize> = HashMap::new();
-        for Queued { request, answer } in commands {
+        for Queued { request, asker } in commands {
+            if asker.is_behind() {
+                asker.answer(Err(CommandFault::Behind));
+                continue;
+            }
             let identity = request.identity();
             let id = request.command.id.clone();
             if let Some(outcome) = outcomes.find(&id) {
-                let _ = answer.send(repeat(outcome, &identity, position()));
+                asker.answer(repeat(outcome, &identity, position()));
                 continue;
             }
             // The same command twice in one round: the second waits for the first.
             if let Some(&first) = ids.get(&id) {
                 if round.outcomes[first].1.request == identity {
                     let events = round.events.len();
-                    round.waiting.push((answer, first, events, true));
+                    round.waiting.push((asker, first, events, true));
                 } else {
-                    let _ = answer.send(Err(CommandFault::OtherRequest));
+                    asker.answer(Err(CommandFault::OtherRequest));
                 }
                 continue;
             }
             if !outcomes.has_room(round.outcomes_bytes + limits::OUTCOME_RESERVED_BYTES) {
-                let _ = answer.send(Err(CommandFault::OutcomesFull));
+                asker.answer(Err(CommandFault::OutcomesFull));
                 continue;
             }
             let cause = format!("command {id}");
@@ -179,10 +181,10 @@ impl Round {
                     round.outcomes.push((id.clone(), outcome));
                     ids.insert(id, index);
                     let events = round.events.len();
-                    round.waiting.push((answer, index, events, false));
+                    round.waiting.push((asker, index, events, false));
                 }
                 Err(fault) => {
-                    let _ = answer.send(Err(fault));
+                    asker.answer(Err(fault));
                 }
             }
         }
@@ -215,7 +217,7 @@ impl Round {
                     continue;
                 }
                 Ok(Some((code, reason))) => (code, reason, true),
-                Err(CommandFault::Failed { code, detail }) if code != "try-again" => {
+                Err(CommandFault::Failed { code, detail }) if code != TRY_AGAIN => {
                     (code, detail, false)
                 }
                 Err(_) => break,
@@ -431,20 +433,20 @@ impl Round {
         &mut self,
         position_of: impl Fn(usize) -> Option<RecordPosition>,
     ) {
-        for (waiting, outcome, events, is_repeat) in std::mem::take(&mut self.waiting) {
+        for (asker, outcome, events, is_repeat) in std::mem::take(&mut self.waiting) {
             let answer = Answer {
                 outcome: self.outcomes[outcome].1.clone(),
                 position: position_of(events),
                 is_repeat,
             };
-            let _ = waiting.send(Ok(answer));
+            asker.answer(Ok(answer));
         }
     }
 
     /// Tells all who wait that nobody knows.
     pub(in crate::partition) fn give_up(&mut self, why: &str) {
-        for (waiting, ..) in std::mem::take(&mut self.waiting) {
-            let _ = waiting.send(Err(CommandFault::Unknown(why.to_owned())));
+        for (asker, ..) in std::mem::take(&mut self.waiting) {
+            asker.answer(Err(CommandFault::Unknown(why.to_owned())));
         }
     }
 }
@@ -471,7 +473,7 @@ fn fold(
         ..asked.source.clone()
     };
     let stepped = step(slot, states, &batch, &source).map_err(|fault| CommandFault::Failed {
-        code: "try-again".to_owned(),
+        code: TRY_AGAIN.to_owned(),
         detail: fault.to_string(),
     })?;
     if let Some(poison) = stepped.poison {
@@ -491,7 +493,7 @@ fn fold(
 
 fn failed(fault: &CallError) -> CommandFault {
     let code = match fault {
-        CallError::Interrupted { .. } | CallError::Instantiate(_) => "try-again",
+        CallError::Interrupted { .. } | CallError::Instantiate(_) => TRY_AGAIN,
         CallError::TooMuch { .. } => "emitted-too-much",
         _ => "plugin-trapped",
     };

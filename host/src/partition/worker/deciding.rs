@@ -5,6 +5,7 @@
 //! queries see nothing that may still fail; after any error of a transaction the partition is opened again, and
 //! whoever waits is told that nobody knows.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -34,6 +35,8 @@ pub(in crate::partition) struct Decider {
     /// `None` while a transaction has it.
     writer: Option<Box<dyn TransactionalWriter>>,
     commands: mpsc::Receiver<Queued>,
+    /// Taken from the queue, and not decided with those before them: their states did not fit into one call.
+    left: VecDeque<Queued>,
     /// Commands that come from a topic.
     records: Option<Records>,
     outcomes: Outcomes,
@@ -113,6 +116,7 @@ impl Decider {
         Ok(Self {
             writer: Some(writer),
             commands,
+            left: VecDeque::new(),
             records,
             outcomes,
             stamp: Stamp::new(spec),
@@ -153,6 +157,9 @@ impl Decider {
         if self.is_busy() {
             return Decided::Written(self.ended().await);
         }
+        if let Some(first) = self.left.pop_front() {
+            return Decided::Command(first);
+        }
         let Self {
             commands, records, ..
         } = self;
@@ -163,6 +170,20 @@ impl Decider {
             read = async { records.as_mut().expect("guarded").wait().await }, if has_records => {
                 Decided::Records(read)
             }
+        }
+    }
+
+    /// A command that waits, if there is one.
+    fn next(&mut self) -> Option<Queued> {
+        self.left
+            .pop_front()
+            .or_else(|| self.commands.try_recv().ok())
+    }
+
+    /// Refuses all that wait.
+    fn refuse_all(&mut self) {
+        while let Some(queued) = self.next() {
+            queued.answer(Err(CommandFault::NotDeciding));
         }
     }
 
@@ -257,9 +278,7 @@ impl Drop for Decider {
             in_flight.task.abort();
         }
         self.commands.close();
-        while let Ok(queued) = self.commands.try_recv() {
-            queued.answer(Err(CommandFault::NotDeciding));
-        }
+        self.refuse_all();
     }
 }
 
@@ -292,9 +311,7 @@ impl Worker {
             return;
         }
         if let Some(decider) = &mut self.decider {
-            while let Ok(queued) = decider.commands.try_recv() {
-                queued.answer(Err(CommandFault::NotDeciding));
-            }
+            decider.refuse_all();
         }
     }
 
@@ -309,7 +326,7 @@ impl Worker {
         let mut commands = vec![first];
         while commands.len() < limits::COMMANDS_AT_ONCE_MAX
             && bytes < limits::COMMANDS_AT_ONCE_BYTES_MAX
-            && let Ok(next) = decider.commands.try_recv()
+            && let Some(next) = decider.next()
         {
             bytes += next.request.command.content.body.len();
             commands.push(next);
@@ -332,10 +349,10 @@ impl Worker {
         let Some(decider) = &mut self.decider else {
             return;
         };
-        // States that do not fit into one call are loaded for whoever comes next.
+        // States that do not fit into one call are loaded for the next.
         let later = commands.split_off(ready.max(1).min(commands.len()));
-        for queued in later {
-            queued.answer(Err(CommandFault::NotDeciding));
+        for queued in later.into_iter().rev() {
+            decider.left.push_front(queued);
         }
         let code = self.handle.code();
         let now_ms = self.ports.clock.now_ms();
