@@ -480,9 +480,11 @@ pub(super) struct CommandArgs {
     /// Command handler.
     pub(super) plugin: PluginName,
     /// Key of the entity.
-    pub(super) key: String,
+    #[arg(required_unless_present = "file")]
+    pub(super) key: Option<String>,
     /// Name of the command.
-    pub(super) command: String,
+    #[arg(required_unless_present = "file")]
+    pub(super) command: Option<String>,
     /// Its body, as JSON; an empty object if left out.
     #[arg(value_name = "JSON")]
     pub(super) body: Option<String>,
@@ -495,6 +497,14 @@ pub(super) struct CommandArgs {
     /// Names the command: the same one again gets the same answer.
     #[arg(long, value_name = "KEY")]
     pub(super) idempotency_key: Option<String>,
+    /// Sends many commands: a file ('-' = standard input) with a JSON object in each line: key (or key_base64),
+    /// command, body (or body_base64, content_type), id, if_version, if_absent. Prints what came of each, a JSON
+    /// object in each line.
+    #[arg(
+        long, short, value_name = "FILE",
+        conflicts_with_all = ["key", "command", "body", "if_version", "if_absent", "idempotency_key"]
+    )]
+    pub(super) file: Option<PathBuf>,
     #[command(flatten)]
     pub(super) client: ClientArgs,
 }

@@ -94,13 +94,16 @@ impl ClientError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Unreachable { .. } => Exit::Unavailable,
-            Self::Refused { status, .. } => Exit::of_status(*status),
+            Self::Refused {
+                status, problem, ..
+            } => Exit::of_problem(*status, problem["code"].as_str().unwrap_or_default()),
             Self::Strange { .. } => Exit::Failed,
         }
     }
 }
 
-/// A problem document for people: title and detail, or every fault on a line of its own.
+/// A problem document for people: title and detail, or every fault on a line of its own; a command handler's refusal
+/// with its own code and details.
 fn shown(problem: &Value) -> String {
     let part = |name: &str| problem[name].as_str().unwrap_or_default();
     let faults = problem["faults"]
@@ -112,7 +115,13 @@ fn shown(problem: &Value) -> String {
         (title, detail) if faults.is_empty() && !detail.is_empty() => format!("{title}: {detail}"),
         (title, _) => title.to_owned(),
     };
-    let _ = write!(text, " [{}]", part("code"));
+    let _ = match problem["refusal"].as_str() {
+        Some(own) => write!(text, " [{own}]"),
+        None => write!(text, " [{}]", part("code")),
+    };
+    if let Some(details) = problem.get("details").filter(|it| !it.is_null()) {
+        let _ = write!(text, "\n  details: {details}");
+    }
     for fault in faults {
         let part = |name: &str| fault[name].as_str().unwrap_or_default();
         let _ = write!(text, "\n  - {} [{}]", part("detail"), part("code"));
@@ -293,6 +302,24 @@ mod tests {
             "The component is refused [invalid-plugin]\n  - build it [no-manifest]\n  - x [no-kind]"
         );
         assert_eq!(error.exit(), Exit::Refused);
+    }
+
+    #[test]
+    fn a_refusal_shows_the_handlers_own_code_and_details() {
+        let problem = serde_json::json!({
+            "title": "The command is refused", "detail": "nothing is left", "code": "command-refused",
+            "refusal": "sold-out", "details": {"left": 0}
+        });
+        let error = ClientError::Refused {
+            status: 422,
+            problem,
+            owner: None,
+        };
+        assert_eq!(
+            error.to_string(),
+            "The command is refused: nothing is left [sold-out]\n  details: {\"left\":0}"
+        );
+        assert_eq!(error.exit(), Exit::RuledOut);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use super::client::ClientError;
 use crate::config::ConfigError;
-use crate::error::Problem;
+use crate::error::{Code, Problem};
 
 /// Printed below the help of every command.
 pub(super) const HELP: &str = "\
@@ -16,7 +16,8 @@ Exit codes:
   3  there is no such plugin, topic, query or key
   4  the host refuses: the request is wrong, or in conflict with what there is
   5  the host asks for a token, or the token does not allow this
-  6  the host cannot be reached or is not ready: try again";
+  6  the host cannot be reached or is not ready: try again
+  7  a command handler refuses the command: its rules say no";
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(super) enum Exit {
     Denied = 5,
     /// It may work later.
     Unavailable = 6,
+    /// The rules of a command handler say no.
+    RuledOut = 7,
 }
 
 impl Exit {
@@ -58,12 +61,23 @@ impl Exit {
         }
     }
 
+    /// The code of a problem of the host's: its status, and its own code.
+    pub(super) fn of_problem(status: u16, code: &str) -> Self {
+        match code == Code::CommandRefused.as_str() {
+            true => Self::RuledOut,
+            false => Self::of_status(status),
+        }
+    }
+
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if let Some(error) = cause.downcast_ref::<ClientError>() {
             return Some(error.exit());
         }
         if let Some(problem) = cause.downcast_ref::<Problem>() {
             return Some(Self::of_status(problem.code.status()));
+        }
+        if let Some(error) = cause.downcast_ref::<NotAllDone>() {
+            return Some(error.exit);
         }
         if cause.is::<ConfigError>() || cause.is::<UsageError>() {
             return Some(Self::Usage);
@@ -85,12 +99,21 @@ impl From<Exit> for ExitCode {
 #[error("{0}")]
 pub(super) struct UsageError(pub(super) String);
 
+/// Some of many things that were asked for are not done.
+#[derive(Debug, thiserror::Error)]
+#[error("{words}")]
+pub(super) struct NotAllDone {
+    /// The code of what was not done.
+    pub(super) exit: Exit,
+    /// How much, and what to do.
+    pub(super) words: String,
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
 
     use super::*;
-    use crate::error::Code;
 
     #[test]
     fn the_cause_decides_however_deep_it_lies() {
@@ -117,7 +140,19 @@ mod tests {
         ] {
             assert_eq!(Exit::of_status(status), exit, "{status}");
         }
-        for exit in [Exit::Done, Exit::Failed, Exit::Usage, Exit::Unavailable] {
+        assert_eq!(
+            Exit::of_problem(422, "command-refused"),
+            Exit::RuledOut,
+            "not the fault of the request"
+        );
+        assert_eq!(Exit::of_problem(422, "invalid-plugin"), Exit::Refused);
+        for exit in [
+            Exit::Done,
+            Exit::Failed,
+            Exit::Usage,
+            Exit::Unavailable,
+            Exit::RuledOut,
+        ] {
             assert!(HELP.contains(&format!("\n  {}  ", exit as u8)));
         }
     }

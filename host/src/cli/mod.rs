@@ -18,6 +18,7 @@ mod demo;
 mod exit;
 mod follow;
 mod host;
+mod lines;
 mod operate;
 mod output;
 mod parked;

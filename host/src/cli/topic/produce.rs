@@ -4,9 +4,8 @@
 //! from the first line of the input.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, IsTerminal as _, Read as _};
+use std::io::{self, IsTerminal as _};
 
-use anyhow::Context as _;
 use reqwest::Method;
 use reqwest::header::CONTENT_TYPE;
 use serde_json::value::RawValue;
@@ -15,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::args::ProduceArgs;
 use crate::cli::client::{Answer, Client, ClientError};
 use crate::cli::exit::UsageError;
+use crate::cli::lines::{Bounds, Chunk};
 use crate::cli::output;
 use crate::limits;
 
@@ -31,7 +31,7 @@ pub(super) fn run(args: &ProduceArgs) -> anyhow::Result<()> {
         return writer.append(&Chunk {
             text: record.to_string(),
             lines: 1,
-            records: 1,
+            filled: 1,
         });
     }
     if io::stdin().is_terminal() {
@@ -40,7 +40,7 @@ pub(super) fn run(args: &ProduceArgs) -> anyhow::Result<()> {
         );
     }
     let mut input = io::stdin().lock();
-    while let Some(chunk) = next_chunk(&mut input)? {
+    while let Some(chunk) = BOUNDS.next_chunk(&mut input)? {
         writer.append(&chunk)?;
     }
     if writer.records == 0 {
@@ -82,35 +82,30 @@ fn one_record(args: &ProduceArgs) -> Result<Option<Value>, UsageError> {
     Ok(Some(Value::Object(record)))
 }
 
-/// Lines of one append.
-#[derive(Debug, PartialEq, Eq)]
-struct Chunk {
-    text: String,
-    lines: usize,
-    records: usize,
-}
+const BOUNDS: Bounds = Bounds {
+    lines_max: limits::CLIENT_APPEND_RECORDS_MAX,
+    bytes_max: limits::CLIENT_APPEND_BYTES_MAX,
+    line_bytes_max: limits::APPEND_BODY_BYTES_MAX - limits::CLIENT_APPEND_BYTES_MAX,
+};
 
-impl Chunk {
-    /// What is sent. Records as `consume` prints them say where they were, which an append does not
-    /// take: the offset is left out. Every other byte stays as it is, malformed lines included, whose
-    /// faults the host tells.
-    fn body(&self) -> String {
-        const NAME: &str = "\"offset\"";
-        if !self.text.contains(NAME) {
-            return self.text.clone();
-        }
-        let mut body = String::with_capacity(self.text.len());
-        for line in self.text.split_inclusive('\n') {
-            match without_offset(line) {
-                Some(record) => {
-                    body.push_str(&record);
-                    body.push('\n');
-                }
-                None => body.push_str(line),
-            }
-        }
-        body
+/// What is sent of a chunk. Records as `consume` prints them say where they were, which an append does not take: the
+/// offset is left out. Every other byte stays as it is, malformed lines included, whose faults the host tells.
+fn body(chunk: &Chunk) -> String {
+    const NAME: &str = "\"offset\"";
+    if !chunk.text.contains(NAME) {
+        return chunk.text.clone();
     }
+    let mut body = String::with_capacity(chunk.text.len());
+    for line in chunk.text.split_inclusive('\n') {
+        match without_offset(line) {
+            Some(record) => {
+                body.push_str(&record);
+                body.push('\n');
+            }
+            None => body.push_str(line),
+        }
+    }
+    body
 }
 
 /// A record without its field `offset`; `None` if it has none, or is no record.
@@ -118,37 +113,6 @@ fn without_offset(line: &str) -> Option<String> {
     let mut record: BTreeMap<String, &RawValue> = serde_json::from_str(line).ok()?;
     record.remove("offset")?;
     serde_json::to_string(&record).ok()
-}
-
-/// The next lines, as many as go into one append; `None` at the end. Empty lines are kept, so that
-/// line numbers stay right.
-fn next_chunk(input: &mut impl BufRead) -> anyhow::Result<Option<Chunk>> {
-    let mut chunk = Chunk {
-        text: String::new(),
-        lines: 0,
-        records: 0,
-    };
-    while chunk.lines < limits::CLIENT_APPEND_RECORDS_MAX
-        && chunk.text.len() < limits::CLIENT_APPEND_BYTES_MAX
-    {
-        let from = chunk.text.len();
-        let longest = limits::APPEND_BODY_BYTES_MAX - limits::CLIENT_APPEND_BYTES_MAX;
-        let read = input
-            .by_ref()
-            .take(longest as u64)
-            .read_line(&mut chunk.text)
-            .context("standard input cannot be read as UTF-8 text")?;
-        if read == 0 {
-            break;
-        }
-        if read == longest {
-            let message = format!("a line has more than {longest} bytes: no record is that large");
-            return Err(UsageError(message).into());
-        }
-        chunk.lines += 1;
-        chunk.records += usize::from(!chunk.text[from..].trim().is_empty());
-    }
-    Ok((chunk.lines > 0).then_some(chunk))
 }
 
 /// Appends chunk by chunk.
@@ -164,10 +128,10 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn append(&mut self, chunk: &Chunk) -> anyhow::Result<()> {
-        if chunk.records > 0 {
+        if chunk.filled > 0 {
             let answer = self.send(chunk).map_err(|error| self.explained(error))?;
-            self.records += chunk.records;
-            self.print(&answer, chunk.records)?;
+            self.records += chunk.filled;
+            self.print(&answer, chunk.filled)?;
         }
         self.lines += chunk.lines;
         Ok(())
@@ -179,7 +143,7 @@ impl Writer<'_> {
             .url(&["v1", "topics", self.args.topic.as_str(), "records"], &[]);
         let request = self.client.request(Method::POST, url);
         let request = request.header(CONTENT_TYPE, "application/x-ndjson");
-        self.client.send(request.body(chunk.body()))
+        self.client.send(request.body(body(chunk)))
     }
 
     fn print(&self, answer: &Answer, records: usize) -> anyhow::Result<()> {
@@ -249,33 +213,12 @@ mod tests {
         let chunk = Chunk {
             text: text.to_owned(),
             lines: 4,
-            records: 3,
+            filled: 3,
         };
         assert_eq!(
-            chunk.body(),
+            body(&chunk),
             "{\"partition\":1,\"value\":{\"offset\": 1.50}}\n\n\
              {\"value\":{\"offset\": 2.50}}\nbroken \"offset\""
         );
-    }
-
-    #[test]
-    fn input_is_cut_into_bounded_chunks_of_whole_lines() {
-        let count = limits::CLIENT_APPEND_RECORDS_MAX;
-        let text = format!("{}\n\nlast", "{}\n".repeat(count));
-        let mut input = text.as_bytes();
-        let first = next_chunk(&mut input).unwrap().unwrap();
-        assert_eq!((first.lines, first.records), (count, count));
-        let second = next_chunk(&mut input).unwrap().unwrap();
-        assert_eq!(
-            second,
-            Chunk {
-                text: "\n\nlast".into(),
-                lines: 3,
-                records: 1
-            }
-        );
-        assert_eq!(next_chunk(&mut input).unwrap(), None);
-        let mut binary = &b"\xff\n"[..];
-        assert!(next_chunk(&mut binary).is_err());
     }
 }
