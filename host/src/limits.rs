@@ -250,8 +250,12 @@ pub const COMMAND_BATCH_WAITING_MAX: usize = 256;
 pub const COMMAND_BATCHES_CONCURRENT_MAX: usize = 16;
 /// Bytes of the id of a command (`Idempotency-Key`).
 pub const COMMAND_ID_BYTES_MAX: usize = 255;
-/// How long the outcome of a command is kept, in milliseconds: a repeat in that time gets it again.
-pub const OUTCOMES_KEPT_MS: i64 = 24 * 3600 * 1000;
+/// How long the outcome of a command is kept, unless the manifest says otherwise: a repeat in that time gets it again.
+pub const OUTCOMES_KEPT_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+/// Shortest time that a manifest may ask for: whoever repeats a command has waited for its answer before.
+pub const OUTCOMES_KEPT_MIN: Duration = Duration::from_secs(60);
+/// Longest time that a manifest may ask for.
+pub const OUTCOMES_KEPT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Memory for the outcomes of one partition; full = it takes no commands until one may be forgotten.
 pub const OUTCOMES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Room that there must be for the outcome of a command before it is decided.
@@ -452,6 +456,7 @@ const _: () = {
     assert!(RECORD_BYTES_MAX < PARKED_BYTES_MAX);
     assert!(OUTCOME_REPLY_BYTES_MAX + OUTCOME_RESERVED_BYTES < RECORD_BYTES_DEFAULT);
     assert!(COMMAND_BODY_BYTES_MAX <= COMMANDS_AT_ONCE_BYTES_MAX);
+    assert!(COMMAND_WAIT_MAX.as_millis() < OUTCOMES_KEPT_MIN.as_millis());
     // In base64, and with what lies around it.
     assert!(2 * COMMAND_BODY_BYTES_MAX <= COMMAND_BATCH_BYTES_MAX);
     assert!(COMMAND_BATCH_BYTES_MAX <= BODIES_BYTES_MAX);

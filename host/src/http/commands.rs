@@ -45,7 +45,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// The command handler decides on the state of the key: its events and its answer are durable before the answer
 /// comes. A refusal is a 422 with the handler's code. With `If-Match` (a version, as the `ETag` of an earlier answer
 /// says it) or `If-None-Match: *` (there must be no state), a command that was meant for another version is a 412
-/// with the current one. Under the same `Idempotency-Key`, the same command gets its first answer again for a day.
+/// with the current one. Under the same `Idempotency-Key`, the same command gets its first answer again, for a day unless
+/// the manifest says otherwise (`keep-outcomes`).
 #[utoipa::path(
     post, path = "/v1/commands/{plugin}/{key}/{command}", tag = "commands",
     params(

@@ -184,7 +184,8 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         && let Some(commands) = handle.shared.take_commands()
     {
         let bootstrap = handle.shared.control.borrow().bootstrap.clone();
-        let open = Decider::open(ports, spec, writer, commands, bootstrap.as_ref());
+        let keep = code.manifest().keep_outcomes;
+        let open = Decider::open(ports, spec, writer, commands, keep, bootstrap.as_ref());
         decider = Some(open.await?);
     }
     let publisher = match (publishing, writer, &published) {

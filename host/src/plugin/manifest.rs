@@ -51,6 +51,8 @@ pub struct Manifest {
     pub on_refusal: OnRefusal,
     /// That its changes can be followed, and how; `None` = they cannot.
     pub changes: Option<ChangesFeed>,
+    /// How long the outcome of a command is kept, so that a repeat gets the first answer.
+    pub keep_outcomes: Duration,
     /// Whether events carry their headers into the plugin.
     pub headers: bool,
     /// Whether events carry the key that their record had before it was routed.
@@ -209,6 +211,12 @@ impl Manifest {
     #[must_use]
     pub fn framings(&self) -> Vec<Framing> {
         self.inputs.iter().map(|input| input.framing).collect()
+    }
+
+    /// How long outcomes of commands are kept, as the manifest writes it.
+    #[must_use]
+    pub fn keep_outcomes_text(&self) -> String {
+        units::display_duration(self.keep_outcomes)
     }
 
     /// Whether it writes to the log, in transactions: it owns a topic, or events that it cannot apply

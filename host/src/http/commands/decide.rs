@@ -121,8 +121,10 @@ impl<'a> Owner<'a> {
             CommandFault::OutcomesFull => Problem::new(
                 Code::OutcomesFull,
                 format!(
-                    "partition {partition} of {name} keeps as many outcomes as it may, each for a day, so that a \
-                     repeat gets the same answer; none is forgotten early. Nothing was done"
+                    "partition {partition} of {name} keeps as many outcomes as it may, each for {}, so that a repeat \
+                     gets the same answer; none is forgotten early (`keep-outcomes` in plugin.toml says for how \
+                     long). Nothing was done",
+                    inspection.manifest.keep_outcomes_text()
                 ),
             ),
             CommandFault::Behind => Problem::new(

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Outcome, Settled};
 use crate::limits;
@@ -23,14 +24,13 @@ pub(in crate::partition) struct Outcomes {
     keep_ms: i64,
 }
 
-impl Default for Outcomes {
-    fn default() -> Self {
-        Self::new(limits::OUTCOMES_BYTES_MAX, limits::OUTCOMES_KEPT_MS)
-    }
-}
-
 impl Outcomes {
-    fn new(bytes_max: usize, keep_ms: i64) -> Self {
+    /// None yet; each is kept for so long.
+    pub(in crate::partition) fn new(keep: Duration) -> Self {
+        Self::with_room(limits::OUTCOMES_BYTES_MAX, millis(keep))
+    }
+
+    fn with_room(bytes_max: usize, keep_ms: i64) -> Self {
         Self {
             by_id: HashMap::new(),
             order: VecDeque::new(),
@@ -38,6 +38,11 @@ impl Outcomes {
             bytes_max,
             keep_ms,
         }
+    }
+
+    /// Keeps those that are here, and what comes, for so long from when they were decided.
+    pub(in crate::partition) fn set_keep(&mut self, keep: Duration) {
+        self.keep_ms = millis(keep);
     }
 
     /// From when on outcomes are kept, if it is `now_ms`.
@@ -81,6 +86,10 @@ impl Outcomes {
     }
 }
 
+fn millis(keep: Duration) -> i64 {
+    i64::try_from(keep.as_millis()).unwrap_or(i64::MAX)
+}
+
 /// What an outcome takes.
 pub(in crate::partition) fn bytes_of(id: &str, outcome: &Outcome) -> usize {
     let own = match &outcome.what {
@@ -112,7 +121,7 @@ mod tests {
 
     #[test]
     fn an_outcome_is_kept_until_its_time_is_over_and_no_longer() {
-        let mut outcomes = Outcomes::new(usize::MAX, 100);
+        let mut outcomes = Outcomes::with_room(usize::MAX, 100);
         for (id, at_ms) in [("a", 10), ("b", 20), ("c", 30)] {
             outcomes.keep(id, outcome(at_ms));
         }
@@ -124,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_first_outcome_of_an_id_stays() {
-        let mut outcomes = Outcomes::new(usize::MAX, 100);
+        let mut outcomes = Outcomes::with_room(usize::MAX, 100);
         outcomes.keep("a", outcome(1));
         outcomes.keep("a", outcome(2));
         assert_eq!(outcomes.find("a").unwrap().at_ms, 1);
@@ -134,7 +143,7 @@ mod tests {
 
     #[test]
     fn full_is_told_before_it_is_too_much() {
-        let mut outcomes = Outcomes::new(2 * bytes_of("a", &outcome(1)), 100);
+        let mut outcomes = Outcomes::with_room(2 * bytes_of("a", &outcome(1)), 100);
         let more = bytes_of("a", &outcome(1));
         assert!(outcomes.has_room(more));
         outcomes.keep("a", outcome(1));
@@ -142,5 +151,15 @@ mod tests {
         assert!(!outcomes.has_room(more));
         outcomes.expire(1_000, 1);
         assert!(outcomes.has_room(more));
+    }
+
+    #[test]
+    fn a_shorter_time_counts_for_those_that_are_there_too() {
+        let mut outcomes = Outcomes::new(Duration::from_secs(100));
+        outcomes.keep("a", outcome(10_000));
+        assert_eq!(outcomes.expire(100_000, 10).len(), 0);
+        outcomes.set_keep(Duration::from_secs(60));
+        assert_eq!(outcomes.expire(70_000, 10).len(), 0);
+        assert_eq!(outcomes.expire(70_001, 10), [Arc::from("a")]);
     }
 }

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -27,6 +28,7 @@ use crate::log::{
     LogError, NewRecord, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef,
     TransactionalWriter,
 };
+use crate::plugin::manifest::Manifest;
 use crate::types::{Offset, Partition, PluginName, RecordPosition, TopicName, TopicPartition};
 
 /// Decides the commands of a partition.
@@ -68,12 +70,13 @@ pub(super) enum Decided {
 type Written = (Box<dyn TransactionalWriter>, Vec<(Partition, Offset)>);
 
 impl Decider {
-    /// Reads the outcomes that are still kept. Whoever could write others is fenced.
+    /// Reads the outcomes that are still kept, each for so long. Whoever could write others is fenced.
     pub(in crate::partition) async fn open(
         ports: &Ports,
         spec: &PartitionSpec,
         writer: Box<dyn TransactionalWriter>,
         commands: mpsc::Receiver<Queued>,
+        keep: Duration,
         bootstrap: Option<&Bootstrap>,
     ) -> Result<Self, LogError> {
         const LIMITS: ReadLimits = ReadLimits {
@@ -84,7 +87,7 @@ impl Decider {
             topic: spec.journal.clone(),
             partition: spec.store.partition,
         };
-        let mut outcomes = Outcomes::default();
+        let mut outcomes = Outcomes::new(keep);
         let since = outcomes.kept_since(ports.clock.now_ms());
         let from = ports.log.offset_at(&journal, since).await?;
         let mut reader = ports.readers.open(&journal, from).await?;
@@ -127,7 +130,8 @@ impl Decider {
     }
 
     /// Other code decides from here on: what could not be decided may be now. Says whether there was anything.
-    pub(super) fn code_changed(&mut self) -> bool {
+    pub(super) fn code_changed(&mut self, manifest: &Manifest) -> bool {
+        self.outcomes.set_keep(manifest.keep_outcomes);
         let records = self.records.as_mut();
         records.is_some_and(|it| it.blocked.take().is_some())
     }

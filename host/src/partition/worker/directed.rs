@@ -4,7 +4,6 @@
 use super::super::step::InstanceSlot;
 use super::super::{Blocked, Control, Phase};
 use super::Worker;
-use super::deciding::Decider;
 use crate::types::Offset;
 
 impl Worker {
@@ -74,7 +73,8 @@ impl Worker {
         self.source.origins = manifest.origins;
         self.source.on_error = manifest.on_error;
         self.schedule.set_interval(code.state_interval());
-        if self.decider.as_mut().is_some_and(Decider::code_changed) {
+        let decider = self.decider.as_mut();
+        if decider.is_some_and(|it| it.code_changed(manifest)) {
             self.commands_unblocked();
         }
         if let Some(publisher) = &mut self.publisher {

@@ -5,6 +5,7 @@
 //! version of the host does not have, is refused instead of being ignored at run time.
 
 use super::{ExpectedVersion, Manifest, OnError, OnRefusal};
+use crate::limits;
 use crate::plugin::{Capabilities, Fault, Kind};
 
 impl Manifest {
@@ -132,6 +133,10 @@ impl Manifest {
                 "expected-version",
             ),
             (self.on_refusal != OnRefusal::Ignore, "on-refusal"),
+            (
+                self.keep_outcomes != limits::OUTCOMES_KEPT_DEFAULT,
+                "keep-outcomes",
+            ),
         ];
         let because = "the component exports no decide, so it takes no commands";
         let asked = asked.into_iter().filter(|(asked, _)| *asked);

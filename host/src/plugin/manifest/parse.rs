@@ -4,6 +4,7 @@
 //! neither the path of a field nor the bounds it must keep.
 
 use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::de::value::{Error as VariantError, StrDeserializer};
@@ -34,6 +35,7 @@ const FIELDS: &[&str] = &[
     "on-refusal",
     "changes",
     "changes-keep-deletions",
+    "keep-outcomes",
     "headers",
     "record-keys",
     "origins",
@@ -76,13 +78,26 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
     let route_schema = fields.optional("route-schema", schema_id);
     let state_schema = fields.optional("state-schema", schema_id);
     let key = fields.choice("key", &["utf8", "bytes", "i32", "i64", "uuid"]);
-    let commit_interval = fields.optional("commit-interval", commit_interval);
+    let commit_interval = fields.optional(
+        "commit-interval",
+        duration(
+            limits::COMMIT_INTERVAL_MIN..=limits::COMMIT_INTERVAL_MAX,
+            "\"2s\" or \"500ms\"",
+        ),
+    );
     let on_error = fields
         .choice("on-error", &["stop", "dead-letter", "park-key"])
         .unwrap_or_default();
     let on_refusal = fields.choice("on-refusal", &["ignore", "dead-letter"]);
     let expected_version = fields.choice("expected-version", &["optional", "required"]);
     let changes = fields.changes();
+    let keep_outcomes = fields.optional(
+        "keep-outcomes",
+        duration(
+            limits::OUTCOMES_KEPT_MIN..=limits::OUTCOMES_KEPT_MAX,
+            "\"24h\" or \"30m\"",
+        ),
+    );
     let headers = fields.optional("headers", boolean).unwrap_or(false);
     let record_keys = fields.optional("record-keys", boolean).unwrap_or(false);
     let origins = fields.optional("origins", boolean).unwrap_or(false);
@@ -109,6 +124,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             expected_version: expected_version.unwrap_or_default(),
             on_refusal: on_refusal.unwrap_or_default(),
             changes,
+            keep_outcomes: keep_outcomes.unwrap_or(limits::OUTCOMES_KEPT_DEFAULT),
             headers,
             record_keys,
             origins,
@@ -442,40 +458,33 @@ fn start(value: &Value) -> Result<Start, Wrong> {
     }
 }
 
-fn commit_interval(value: &Value) -> Result<Duration, Wrong> {
-    let (min, max) = (limits::COMMIT_INTERVAL_MIN, limits::COMMIT_INTERVAL_MAX);
-    duration(value, min, max, "\"2s\" or \"500ms\"")
-}
-
 fn keep_deletions(value: &Value) -> Result<Duration, Wrong> {
-    let (min, max) = (
-        limits::FEED_DELETIONS_KEPT_MIN,
-        limits::FEED_DELETIONS_KEPT_MAX,
-    );
-    duration(value, min, max, "\"7d\" or \"12h\"")
+    let range = limits::FEED_DELETIONS_KEPT_MIN..=limits::FEED_DELETIONS_KEPT_MAX;
+    duration(range, "\"7d\" or \"12h\"")(value)
 }
 
+/// A duration with its unit.
 fn duration(
-    value: &Value,
-    min: Duration,
-    max: Duration,
-    examples: &str,
-) -> Result<Duration, Wrong> {
-    let remedy = || {
-        format!(
-            "write a duration from {} to {} with its unit, as in {examples}",
-            units::display_duration(min),
-            units::display_duration(max)
-        )
-    };
-    let interval = value
-        .as_str()
-        .and_then(units::duration)
-        .ok_or_else(|| Wrong(format!("{value} is not a duration"), remedy()))?;
-    if (min..=max).contains(&interval) {
-        Ok(interval)
-    } else {
-        Err(Wrong(format!("{value} is out of range"), remedy()))
+    range: RangeInclusive<Duration>,
+    example: &str,
+) -> impl FnOnce(&Value) -> Result<Duration, Wrong> {
+    move |value| {
+        let remedy = || {
+            format!(
+                "write a duration from {} to {} with its unit, as in {example}",
+                units::display_duration(*range.start()),
+                units::display_duration(*range.end())
+            )
+        };
+        let given = value
+            .as_str()
+            .and_then(units::duration)
+            .ok_or_else(|| Wrong(format!("{value} is not a duration"), remedy()))?;
+        if range.contains(&given) {
+            Ok(given)
+        } else {
+            Err(Wrong(format!("{value} is out of range"), remedy()))
+        }
     }
 }
 

@@ -48,12 +48,12 @@ pub(super) fn display_bytes(bytes: u64) -> String {
 /// A duration in the largest unit that divides it.
 pub(super) fn display_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
-    if ms > 0 && ms.is_multiple_of(86_400_000) {
-        format!("{}d", ms / 86_400_000)
-    } else if ms.is_multiple_of(1_000) {
-        format!("{}s", ms / 1_000)
-    } else {
-        format!("{ms}ms")
+    // A minute is said in seconds.
+    match ms {
+        _ if ms >= 86_400_000 && ms.is_multiple_of(86_400_000) => format!("{}d", ms / 86_400_000),
+        _ if ms >= 3_600_000 && ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
+        _ if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
+        _ => format!("{ms}ms"),
     }
 }
 
@@ -115,5 +115,6 @@ mod tests {
         assert_eq!(display_duration(Duration::from_millis(10)), "10ms");
         assert_eq!(display_duration(Duration::from_secs(60)), "60s");
         assert_eq!(display_duration(Duration::from_secs(172_800)), "2d");
+        assert_eq!(display_duration(Duration::from_secs(36 * 3600)), "36h");
     }
 }

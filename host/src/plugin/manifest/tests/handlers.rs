@@ -198,3 +198,30 @@ fn only_commands_say_which_version_they_expect() {
     let optional = format!("{MINIMAL}expected-version = \"optional\"");
     assert!(wrong(&optional, view()).is_empty());
 }
+
+#[test]
+fn outcomes_are_kept_for_as_long_as_the_manifest_says() {
+    let keep = |text: &str| {
+        let manifest = Manifest::from_toml(&format!("{HANDLER}{text}"));
+        manifest.map(|manifest| (manifest.keep_outcomes.as_secs(), manifest.keep_outcomes_text()))
+    };
+    assert_eq!(keep("").unwrap(), (24 * 3600, "24h".to_owned()));
+    assert_eq!(keep("keep-outcomes = \"30m\"").unwrap(), (1800, "1800s".to_owned()));
+    assert_eq!(keep("keep-outcomes = \"720h\"").unwrap().0, 30 * 24 * 3600);
+    for (bad, problem) in [
+        ("\"59s\"", "is out of range"),
+        ("\"721h\"", "is out of range"),
+        ("24", "is not a duration"),
+        ("\"1d\"", "is not a duration"),
+    ] {
+        let found = faults(&format!("{HANDLER}keep-outcomes = {bad}"));
+        assert_eq!(
+            found,
+            [format!(
+                "keep-outcomes: {bad} {problem}; write a duration from 60s to 720h with its unit, as in \"24h\" or \"30m\""
+            )]
+        );
+    }
+    let text = format!("{MINIMAL}keep-outcomes = \"1h\"");
+    one(&text, view(), "no-commands", "leave keep-outcomes out");
+}
