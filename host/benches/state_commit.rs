@@ -112,6 +112,7 @@ fn commit(keys: usize, feed: Option<FeedTerms>) -> Arc<Commit> {
         changes,
         parked: Vec::new(),
         feed,
+        history: Vec::new(),
         checkpoint: Checkpoint {
             epoch: Epoch(1),
             deployment: DeploymentId(1),
@@ -127,6 +128,7 @@ fn commit(keys: usize, feed: Option<FeedTerms>) -> Arc<Commit> {
             incomplete: false,
             published: false,
             action: ActionPoint::done(0),
+            indexed_from: None,
         },
     })
 }

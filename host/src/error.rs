@@ -101,6 +101,8 @@ codes! {
     NoBootstrap = "no-bootstrap", 409, "The states are not being told";
     /// The plugin does not remember its changes.
     NoChanges = "no-changes", 409, "The plugin does not remember its changes";
+    /// The plugin does not keep where the events of its keys are.
+    NoHistory = "no-history", 409, "The plugin keeps no history";
     /// Nothing is parked that could be folded again or discarded.
     NotParked = "not-parked", 409, "Nothing is parked";
     /// States cannot be kept: they were folded from other inputs.

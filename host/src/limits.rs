@@ -55,7 +55,10 @@ pub const WRITER_IDLE_SECONDS_MAX: usize = 7 * 24 * 3600;
 pub const MERGE_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Newest records of a partition of an owned topic that one look for foreign ones reads.
 pub const FOREIGN_LOOK_RECORDS_MAX: u64 = 1_000;
-/// First look for the last record of its kind: this many records before the end of the partition.
+/// How often it is asked whether a record that was just committed is visible.
+pub const LOOKUP_PAUSE: Duration = Duration::from_millis(5);
+/// First look for the last record of its kind: this many records before the end of the partition. Records that lie no
+/// further apart are read in one go.
 pub const LOOKUP_RECORDS_MIN: u64 = 64;
 
 /// Largest component.
@@ -340,6 +343,10 @@ pub const PAGE_SCAN_KEYS: usize = 64;
 pub const PAGE_ANSWERS_CONCURRENT: usize = 4;
 /// Reads of topics over HTTP that run at the same time; more wait.
 pub const TOPIC_READS_CONCURRENT_MAX: usize = 32;
+/// Events of a history that are read from the log at once.
+pub const HISTORY_READ_EVENTS: usize = 32;
+/// How long reading one page of a history may take.
+pub const HISTORY_PAGE_MAX: Duration = Duration::from_secs(10);
 /// Positions in one `Foldhost-Min-Position`.
 pub const POSITIONS_MAX: usize = 4_096;
 /// How long running requests may take to end once the host stops.

@@ -17,6 +17,7 @@ mod cursor;
 mod drain;
 mod encoding;
 mod health;
+mod history;
 mod keys;
 mod listing;
 mod middleware;
@@ -136,7 +137,8 @@ fn groups() -> Vec<Group> {
             &[Scope::Query],
             views::routes()
                 .merge(keys::routes())
-                .merge(changes::routes()),
+                .merge(changes::routes())
+                .merge(history::routes()),
         ),
         group(Public, &[Scope::Query], read::routes()),
         group(Public, &[Scope::Append], append::routes()),

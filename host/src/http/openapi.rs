@@ -1,6 +1,8 @@
 //! The OpenAPI document, generated from the handlers: what utoipa collects, and what holds for every
 //! operation (its scope, its problems).
 
+use std::collections::BTreeSet;
+
 use utoipa::PartialSchema as _;
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
@@ -51,6 +53,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         &mut item.get,
         &mut item.post,
         &mut item.put,
+        &mut item.patch,
         &mut item.delete,
     ]
     .into_iter()
@@ -80,24 +83,30 @@ fn describe(operation: &mut Operation, scopes: &[crate::config::Scope]) {
     }
 }
 
-/// Operation ids are unique: a handler that takes two methods has its id twice.
+/// Operation ids are unique: a handler that takes several methods has its id as often.
 fn name_operations(document: &mut OpenApi) {
     for item in document.paths.paths.values_mut() {
-        let same = item.get.as_ref().map(|get| get.operation_id.clone());
-        if let Some(post) = item
-            .post
-            .as_mut()
-            .filter(|post| same == Some(post.operation_id.clone()))
-        {
-            post.operation_id = post.operation_id.take().map(|id| format!("{id}_with_body"));
+        let mut seen = BTreeSet::new();
+        let methods = [
+            ("get", &mut item.get),
+            ("with_body", &mut item.post),
+            ("by_put", &mut item.put),
+            ("by_patch", &mut item.patch),
+            ("by_delete", &mut item.delete),
+        ];
+        for (suffix, operation) in methods {
+            let Some(id) = operation.as_mut().and_then(|it| it.operation_id.as_mut()) else {
+                continue;
+            };
+            if !seen.insert(id.clone()) {
+                *id = format!("{id}_{suffix}");
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     #[test]

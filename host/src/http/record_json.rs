@@ -284,6 +284,12 @@ impl<'a> RecordOut<'a> {
         out
     }
 
+    /// The same without its key, where all have the same.
+    pub(super) fn without_key(mut self) -> Self {
+        (self.key, self.key_base64) = (None, None);
+        self
+    }
+
     /// The JSON itself.
     pub(super) fn to_raw(&self) -> Box<RawValue> {
         serde_json::value::to_raw_value(self).expect("texts, numbers and JSON serialise")

@@ -179,6 +179,7 @@ async fn ask(
         state,
         next,
         lag_events,
+        ..
     } = access::state(app, &plugin, partition, &mut handle, &key).await?;
 
     let topic = access::topic(&handle).clone();

@@ -1,6 +1,7 @@
 //! A partition as others see it: its status, states of keys, and a wait for a position. Shared
 //! between its worker, which writes, and queries, which read.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,11 +10,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::deciding::{Answer, CommandFault, CommandRequest, Queued, Sequence, Waiting};
+use super::history::{self, History};
 use super::parking::{ParkedKey, Parking};
 use super::table::{SharedTable, StateBudget};
 use super::{Blocked, CodeInUse, Control, PartitionSpec, PartitionStatus, Phase};
 use crate::limits;
-use crate::state::{ChangeNumber, FeedPage, KeyState, ParkedRecord, PartitionStore, StateError};
+use crate::state::{
+    ChangeNumber, FeedPage, IndexedEvent, KeyState, ParkedRecord, PartitionStore, StateError,
+};
 use crate::types::Offset;
 
 /// A partition that this host has open. Cheap to clone.
@@ -43,6 +47,8 @@ pub(super) struct Shared {
     commands_blocked: RwLock<Option<(Blocked, Option<[u8; 16]>)>>,
     /// What is set aside for an operator.
     pub(super) parking: RwLock<Parking>,
+    /// Where events lie that no commit holds yet.
+    pub(super) history: RwLock<History>,
     /// Commands for it, and the end of the queue from which its worker takes them.
     commands: mpsc::Sender<Queued>,
     queue: Mutex<Option<mpsc::Receiver<Queued>>>,
@@ -69,6 +75,8 @@ pub struct Merging {
 pub struct Lookup {
     /// State of the key, uncommitted folds included.
     pub state: Option<KeyState>,
+    /// Of a command handler's key, how many events it has had, also where the last of them has left no state.
+    pub counted: u64,
     /// First offset that was not folded when it was looked up.
     pub next: Offset,
     /// How many offsets the partition was behind.
@@ -97,6 +105,7 @@ impl PartitionHandle {
                 merging: RwLock::default(),
                 commands_blocked: RwLock::default(),
                 parking: RwLock::default(),
+                history: RwLock::new(History::new(None, budget.clone())),
                 commands,
                 queue: Mutex::new(Some(queue)),
             }),
@@ -289,6 +298,49 @@ impl PartitionHandle {
         self.shared.parking.read().of_key(key, from, limit)
     }
 
+    /// From which offset on the events of all keys are indexed, if any are.
+    #[must_use]
+    pub fn indexed_from(&self) -> Option<Offset> {
+        self.shared.history.read().from()
+    }
+
+    /// Places of a key's events, of these versions, at most `limit`: in order of their versions, or the newest first;
+    /// those that no commit holds yet included, none where they are not indexed.
+    ///
+    /// # Errors
+    /// [`StateError`] of the store.
+    pub async fn history(
+        &self,
+        key: &[u8],
+        versions: Range<u64>,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<IndexedEvent>, StateError> {
+        let Some(from) = self.indexed_from() else {
+            return Ok(Vec::new());
+        };
+        let mut found = Vec::new();
+        let mut versions = versions;
+        loop {
+            let wanted = limit - found.len();
+            // First what waits, then the store: what is committed in between is in both, not in none.
+            let waiting = self.shared.history.read().of_key(key, &versions);
+            let store = self.store()?;
+            let stored = store.history(key, versions.clone(), newest_first, wanted);
+            let page = history::merge(stored.await?, waiting, newest_first, wanted);
+            let last = page.last().map(|event| event.version);
+            let is_full = page.len() >= wanted;
+            // Code in between may have indexed nothing: what lies before has gaps.
+            found.extend(page.into_iter().filter(|event| event.offset >= from));
+            match last {
+                Some(last) if is_full && found.len() < limit && !newest_first => {
+                    versions.start = last + 1;
+                }
+                _ => return Ok(found),
+            }
+        }
+    }
+
     /// Has a command decided, and waits for what comes of it.
     ///
     /// # Errors
@@ -395,6 +447,7 @@ impl PartitionHandle {
     fn lookup(&self, state: Option<KeyState>) -> Lookup {
         let status = self.shared.status.read();
         Lookup {
+            counted: state.as_ref().map_or(0, KeyState::version),
             state: state.filter(|state| !state.is_gone()),
             next: status.next,
             lag_events: status.lag_events,

@@ -87,6 +87,57 @@ impl Lookups {
             .map(drop)
     }
 
+    /// Shows the records at these offsets, given in order, as far as the log still has them. Waits until the last of
+    /// them is visible: whoever asks knows that it was committed.
+    ///
+    /// # Errors
+    /// As [`last`](Self::last).
+    pub async fn pick(
+        &self,
+        of: &TopicPartition,
+        offsets: &[Offset],
+        mut show: impl FnMut(&RecordRef<'_>),
+    ) -> Result<(), LogError> {
+        let Some(last) = offsets.last() else {
+            return Ok(());
+        };
+        let _turn = self.turn(of).await;
+        let mut left = offsets;
+        let mut start = loop {
+            let range = self.0.log.range(of).await?;
+            if range.end > *last {
+                break range.start;
+            }
+            tokio::time::sleep(limits::LOOKUP_PAUSE).await;
+        };
+        loop {
+            let gone = left.iter().take_while(|offset| **offset < start).count();
+            left = &left[gone..];
+            // Those that lie close together are read in one go.
+            let near = left
+                .windows(2)
+                .take_while(|pair| pair[1].0 - pair[0].0 <= limits::LOOKUP_RECORDS_MIN);
+            let (now, later) = left.split_at((near.count() + 1).min(left.len()));
+            let (Some(from), Some(until)) = (now.first(), now.last()) else {
+                return Ok(());
+            };
+            let mut read = |record: &RecordRef<'_>| {
+                if now.binary_search(&record.offset).is_ok() {
+                    show(record);
+                }
+                None::<()>
+            };
+            match self.last_between(of, *from, until.next(), &mut read).await {
+                Ok(_) => left = later,
+                // They were removed meanwhile.
+                Err(LogError::OffsetOutOfRange { range, .. }) if range.start > *from => {
+                    start = range.start;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     async fn last_in<T>(
         &self,
         of: &TopicPartition,
@@ -142,8 +193,9 @@ impl Lookups {
         until: Offset,
         read: &mut impl FnMut(&RecordRef<'_>) -> Option<T>,
     ) -> Result<Option<T>, LogError> {
-        const LIMITS: ReadLimits = ReadLimits {
-            records_max: limits::BATCH_EVENTS_MAX,
+        let wanted = usize::try_from(until.0.saturating_sub(from.0)).unwrap_or(usize::MAX);
+        let limits = ReadLimits {
+            records_max: wanted.clamp(1, limits::BATCH_EVENTS_MAX),
             bytes_max: limits::BATCH_BYTES_MAX,
         };
         let set = self
@@ -155,7 +207,7 @@ impl Lookups {
         let mut found = None;
         loop {
             batch.clear();
-            if reader.read(&mut batch, LIMITS).await? == Read::EndOfPartition {
+            if reader.read(&mut batch, limits).await? == Read::EndOfPartition {
                 return Ok(found);
             }
             for record in batch.iter() {

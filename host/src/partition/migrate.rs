@@ -14,7 +14,10 @@ use super::open::OpenError;
 use super::{Blocked, CodeInUse, MigrateFrom, PartitionHandle, Ports};
 use crate::limits;
 use crate::plugin::{BytesColumn, CallError, OptionalColumn, PluginInstance};
-use crate::state::{Checkpoint, Commit, KeyState, ParkedRecord, PartitionStore, StateSnapshot};
+use crate::state::{
+    Checkpoint, Commit, IndexedEvent, KeyState, ParkedRecord, PartitionStore, StateChanges,
+    StateSnapshot,
+};
 use crate::types::{Offset, Partition};
 
 /// What came of it.
@@ -61,6 +64,7 @@ async fn migrate_all(
     let attempt = store.checkpoint().await?;
     let has_leftovers = attempt.is_some();
     let code = handle.code();
+    let keeps_history = code.manifest().history;
     let checkpoint = Checkpoint {
         epoch: attempt.map_or(before.epoch, |attempt| attempt.epoch.max(before.epoch)),
         deployment: code.deployment,
@@ -68,8 +72,12 @@ async fn migrate_all(
         folds_from: before.next,
         incomplete: true,
         published: false,
+        indexed_from: keeps_history.then(|| before.indexed_from.unwrap_or(before.next)),
         ..before
     };
+    if let Some(from) = before.indexed_from.filter(|_| keeps_history) {
+        history(store, snapshot, from, &checkpoint).await?;
+    }
     let mut migrating = Migrating {
         code: &code,
         schema: &from.schema,
@@ -109,6 +117,7 @@ async fn migrate_all(
                 parked,
                 // All of them are listed to whoever begins to follow the new generation.
                 feed: None,
+                history: Vec::new(),
                 checkpoint: checkpoint.clone(),
             }))
             .await?;
@@ -119,6 +128,39 @@ async fn migrate_all(
         store.maintain().await?;
         tokio::task::yield_now().await;
         after = until;
+    }
+}
+
+/// Where the events lie stays as it is, whatever is made of them. An earlier attempt has left nothing else.
+async fn history(
+    store: &dyn PartitionStore,
+    snapshot: &dyn StateSnapshot,
+    from: Offset,
+    checkpoint: &Checkpoint,
+) -> Result<(), OpenError> {
+    let mut after: Option<IndexedEvent> = None;
+    loop {
+        let mut page = snapshot
+            .history(after.as_ref(), limits::MIGRATION_KEYS_MAX)
+            .await?;
+        let is_last = page.len() < limits::MIGRATION_KEYS_MAX;
+        after = page.last().cloned();
+        page.retain(|event| event.offset >= from);
+        if !page.is_empty() {
+            store
+                .commit(Arc::new(Commit {
+                    changes: StateChanges::default(),
+                    parked: Vec::new(),
+                    history: page,
+                    checkpoint: checkpoint.clone(),
+                }))
+                .await?;
+        }
+        if is_last {
+            return Ok(());
+        }
+        store.maintain().await?;
+        tokio::task::yield_now().await;
     }
 }
 

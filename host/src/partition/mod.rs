@@ -15,6 +15,7 @@ mod control;
 mod deciding;
 mod frame;
 mod handle;
+mod history;
 pub mod journal;
 mod lookup;
 mod merge;

@@ -133,6 +133,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
             changes: StateChanges::default(),
             parked: Vec::new(),
             feed: code.feed_terms(&ports.clock),
+            history: Vec::new(),
             checkpoint: checkpoint.clone(),
         }))
         .await?;
@@ -277,6 +278,7 @@ async fn first_checkpoint(
         published: false,
         // What was decided before the generation began is not about its records.
         action: ActionPoint::done(code.deployment.0),
+        indexed_from: code.manifest().history.then_some(start),
     })
 }
 
@@ -303,6 +305,9 @@ impl Checkpoint {
         }
         self.deployment = code.deployment;
         self.digest = code.code.inspection().digest;
+        let keeps_history = code.manifest().history;
+        // What was folded without an index is not in it.
+        self.indexed_from = keeps_history.then(|| self.indexed_from.unwrap_or(self.next));
     }
 }
 

@@ -192,10 +192,10 @@ impl StateTable {
         self.bytes = self.bytes + after - before;
     }
 
-    /// Whether as much has changed as may wait for a commit: then one begins, and folding waits
-    /// while another is under way.
-    pub(super) fn is_full(&self) -> bool {
-        self.dirty_bytes >= self.budget.dirty_share_bytes()
+    /// Whether as much has changed, with so many bytes beside the states, as may wait for a commit: then one begins,
+    /// and folding waits while another is under way.
+    pub(super) fn is_full(&self, beside_bytes: usize) -> bool {
+        self.dirty_bytes + beside_bytes >= self.budget.dirty_share_bytes()
     }
 
     /// Keys that changed since the last commit began.

@@ -23,6 +23,7 @@ use self::handover::TakeOver;
 use super::assemble::Source;
 use super::commit::{InFlight, Schedule, Upkeep, Written, jitter};
 use super::deciding::{Queued, Round};
+use super::history::History;
 use super::open::{self, Opened};
 use super::parking::{Action, Actions};
 use super::publish::{Confirmed, Limit, Publisher};
@@ -188,6 +189,8 @@ impl Worker {
             "a handle is opened once"
         );
         *shared.parking.write() = opened.parking;
+        *shared.history.write() =
+            History::new(opened.checkpoint.indexed_from, ports.budget.clone());
         let (reader, blocked) = match opened.reader {
             Ok(reader) => (Some(reader), None),
             Err(blocked) => (None, Some(blocked)),

@@ -53,6 +53,8 @@ pub struct Manifest {
     pub changes: Option<ChangesFeed>,
     /// How long the outcome of a command is kept, so that a repeat gets the first answer.
     pub keep_outcomes: Duration,
+    /// Whether the host keeps, for each key of a command handler, where its events lie.
+    pub history: bool,
     /// Whether events carry their headers into the plugin.
     pub headers: bool,
     /// Whether events carry the key that their record had before it was routed.

@@ -59,6 +59,9 @@ struct CheckpointV1 {
     /// Absent = all of it.
     #[prost(uint64, optional, tag = "15")]
     action_until: Option<u64>,
+    /// Absent = no events are indexed.
+    #[prost(uint64, optional, tag = "17")]
+    indexed_from: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -116,6 +119,7 @@ pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> Bytes {
         published: checkpoint.published,
         action: checkpoint.action.number,
         action_until: (!checkpoint.action.is_done()).then_some(checkpoint.action.until.0),
+        indexed_from: checkpoint.indexed_from.map(|from| from.0),
     };
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
     bytes.put_u8(VERSION);
@@ -165,6 +169,7 @@ pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError>
             number: message.action,
             until: Offset(message.action_until.unwrap_or(u64::MAX)),
         },
+        indexed_from: message.indexed_from.map(Offset),
     })
 }
 
@@ -231,6 +236,7 @@ mod tests {
             incomplete: false,
             published: false,
             action: ActionPoint::done(0),
+            indexed_from: None,
         }
     }
 
@@ -261,6 +267,7 @@ mod tests {
                 number: 9,
                 until: Offset(0),
             },
+            indexed_from: Some(Offset(0)),
             ..checkpoint()
         };
         assert_eq!(

@@ -6,6 +6,7 @@
 //! with [`StateError::Fenced`].
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -19,12 +20,14 @@ mod checkpoint;
 #[cfg(test)]
 pub(crate) mod faults;
 mod feed;
+mod history;
 pub mod objects;
 mod parked;
 pub mod slate;
 
 pub use changes::{StateChanges, StateChangesBuilder};
 pub use feed::{ChangeNumber, FeedPage, FeedTerms, KeyChange};
+pub use history::IndexedEvent;
 pub use parked::{ActionPoint, ParkedCause, ParkedRecord};
 
 /// Which store: one for each partition of each generation of each plugin.
@@ -166,6 +169,8 @@ pub struct Checkpoint {
     pub published: bool,
     /// How far the operator's actions on parked records are applied.
     pub action: ActionPoint,
+    /// From which offset on every event that was folded is in the index of its key's events; `None` = none is.
+    pub indexed_from: Option<Offset>,
 }
 
 /// Identity of a folded record.
@@ -189,6 +194,8 @@ pub struct Commit {
     pub parked: Vec<(Offset, Option<Arc<ParkedRecord>>)>,
     /// That the changes are remembered in the feed, and how; `None` = the plugin has no feed.
     pub feed: Option<FeedTerms>,
+    /// Where the events lie that were folded since, if they are indexed.
+    pub history: Vec<IndexedEvent>,
     /// Position after these changes.
     pub checkpoint: Checkpoint,
 }
@@ -251,6 +258,19 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
         limit: usize,
     ) -> Result<Option<FeedPage>, StateError>;
 
+    /// Committed places of a key's events, of these versions, at most `limit`: in order of their versions, or the
+    /// newest first.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn history(
+        &self,
+        key: &[u8],
+        versions: Range<u64>,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<IndexedEvent>, StateError>;
+
     /// Writes one commit; durable when it returns.
     ///
     /// # Errors
@@ -292,6 +312,16 @@ pub trait StateSnapshot: Send + Sync + fmt::Debug {
     /// # Errors
     /// Any [`StateError`].
     async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError>;
+
+    /// Places of events of all keys, behind one of them, in the store's order, at most `limit`.
+    ///
+    /// # Errors
+    /// Any [`StateError`].
+    async fn history(
+        &self,
+        after: Option<&IndexedEvent>,
+        limit: usize,
+    ) -> Result<Vec<IndexedEvent>, StateError>;
 
     /// Lets go of it.
     async fn close(&self);

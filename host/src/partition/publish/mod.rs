@@ -18,7 +18,7 @@ pub(super) use frontier::{Ahead, Limit};
 pub(super) use opening::{Published, resolve};
 pub(super) use records::Stamp;
 pub use records::is_stamped;
-pub(super) use records::{told_again, version_of};
+pub(super) use records::{told_again, version_of, version_of_new};
 
 use super::parking::Action;
 use super::step::{EmittedByCall, Poison};

@@ -226,7 +226,16 @@ pub fn is_stamped(record: &RecordRef<'_>, plugin: &PluginName) -> bool {
 
 /// Version of a key that an event of a command handler has made, as its header says.
 pub(in crate::partition) fn version_of(record: &RecordRef<'_>) -> Option<u64> {
-    let mut headers = record.headers();
+    version_in(record.headers())
+}
+
+/// As [`version_of`], of an event that is not written yet.
+pub(in crate::partition) fn version_of_new(record: &NewRecord) -> Option<u64> {
+    let headers = record.headers.iter();
+    version_in(headers.map(|(name, value)| (&**name, value.as_deref())))
+}
+
+fn version_in<'a>(mut headers: impl Iterator<Item = (&'a str, Option<&'a [u8]>)>) -> Option<u64> {
     let (_, version) = headers.find(|(name, _)| *name == VERSION)?;
     std::str::from_utf8(version?).ok()?.parse().ok()
 }

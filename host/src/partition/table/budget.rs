@@ -78,7 +78,7 @@ impl StateBudget {
 
     /// Bytes of changes in all partitions that are in no finished commit.
     #[cfg(test)]
-    pub(super) fn dirty_bytes(&self) -> usize {
+    pub(in crate::partition) fn dirty_bytes(&self) -> usize {
         self.0.dirty.get()
     }
 
@@ -104,11 +104,11 @@ impl StateBudget {
         share.clamp(1, limits::DIRTY_BYTES_MAX)
     }
 
-    pub(super) fn account(&self, before: usize, after: usize) {
+    pub(in crate::partition) fn account(&self, before: usize, after: usize) {
         self.0.used.change(before, after);
     }
 
-    pub(super) fn account_dirty(&self, before: usize, after: usize) {
+    pub(in crate::partition) fn account_dirty(&self, before: usize, after: usize) {
         self.0.dirty.change(before, after);
     }
 

@@ -66,15 +66,15 @@ fn a_key_that_changes_often_counts_once() {
     let mut table = StateTable::new(true, budget.clone());
     for _ in 0..100 {
         change(&mut table, b"a", state("1"));
-        assert!(!table.is_full());
+        assert!(!table.is_full(0));
     }
     change(&mut table, b"b", state("1"));
     assert!(
-        table.is_full(),
+        table.is_full(0),
         "a quarter may wait while a quarter is in a commit"
     );
     drop(table.freeze());
-    assert!(!table.is_full());
+    assert!(!table.is_full(0));
     table.committed();
     drop(table);
     assert_eq!((budget.used_bytes(), budget.dirty_bytes()), (0, 0));
@@ -190,7 +190,7 @@ fn with_a_store_behind_it_it_is_a_map() {
         }
         drop(in_use);
         match commit.take() {
-            None if table.read().is_full() => commit = Some(frozen(&mut table.write())),
+            None if table.read().is_full(0) => commit = Some(frozen(&mut table.write())),
             Some(changes) if random.random_bool(0.2) => {
                 for (name, state) in changes {
                     match state {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::publishing::{folded, publishing};
 use super::*;
 use crate::log::{Read, ReadLimits};
-use crate::partition::{Answer, CommandFault, CommandRequest, Expects, Settled};
+use crate::partition::{Answer, CommandFault, CommandRequest, Expects, Sequence, Settled};
 use crate::plugin::manifest::OnRefusal;
 use crate::plugin::{CallContext, Command, Decision, EventOut, Refusal};
 
@@ -289,6 +289,39 @@ pub(super) async fn ask(running: &Running, request: CommandRequest) -> Answer {
 
 pub(super) fn is_accepted(answer: &Answer) -> bool {
     matches!(answer.outcome.what, Settled::Accepted { .. })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_a_sequence_are_decided_in_their_order_or_not_at_all() {
+    let world = World::new(1 << 20).await;
+    let running = world.decide();
+    live(&running).await;
+    let sequence = Sequence::default();
+    let mut waiting = Vec::new();
+    // More than the queue holds: each waits for room.
+    for number in 1..=2_000 {
+        let request = request(&format!("s-{number}"), "a", "add", 1);
+        waiting.push(running.0.enqueue(request, &sequence).await.unwrap());
+    }
+    for (version, waiting) in (1..).zip(waiting) {
+        let answer = waiting.answered().await.unwrap();
+        assert_eq!(answer.outcome.version, Some(version));
+    }
+    // A refusal is an outcome, and a fault of the plugin is final: what comes behind is decided.
+    for (name, is_outcome) in [("take", true), ("trap", false), ("add", true)] {
+        let request = request(name, "b", name, 7);
+        let waiting = running.0.enqueue(request, &sequence).await.unwrap();
+        assert_eq!(waiting.answered().await.is_ok(), is_outcome, "{name}");
+    }
+    sequence.break_off();
+    let behind = running
+        .0
+        .enqueue(request("behind", "a", "add", 1), &sequence);
+    assert_eq!(behind.await.unwrap_err(), CommandFault::Behind);
+    assert!(is_accepted(
+        &ask(&running, request("other", "a", "add", 1)).await
+    ));
+    assert_eq!(world.events().await.len(), 2_002);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,14 +21,15 @@ impl Worker {
     /// Changed states wait for a commit up to a bound, and what was made for a transaction; then folding
     /// waits.
     pub(super) fn is_full(&self) -> bool {
-        self.is_table_full() || self.publishes_too_slowly()
+        self.has_changed_enough() || self.publishes_too_slowly()
     }
 
-    /// Whether as much has changed as goes into one commit.
-    pub(super) fn is_table_full(&self) -> bool {
+    /// Whether as much has changed as may wait for a commit.
+    pub(super) fn has_changed_enough(&self) -> bool {
+        let beside = self.handle.shared.history.read().waiting_bytes();
         let table = self.handle.shared.table.read();
         let has_feed = || self.handle.code().manifest().changes.is_some();
-        table.is_full() || (table.dirty_keys() >= limits::FEED_COMMIT_KEYS_MAX && has_feed())
+        table.is_full(beside) || (table.dirty_keys() >= limits::FEED_COMMIT_KEYS_MAX && has_feed())
     }
 
     pub(super) fn publishes_too_slowly(&self) -> bool {
@@ -69,7 +70,7 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let due = self.schedule.due_in(now, live, self.folded_at);
-        Some(if self.is_table_full() {
+        Some(if self.has_changed_enough() {
             Duration::ZERO
         } else {
             due
@@ -178,6 +179,7 @@ impl Worker {
             changes: self.handle.shared.table.write().freeze(),
             parked: self.handle.shared.parking.write().freeze(),
             feed: adopted.unwrap_or(&code).feed_terms(&self.ports.clock),
+            history: self.handle.shared.history.write().freeze(),
             checkpoint: self.checkpoint.clone(),
         })
     }
@@ -204,6 +206,7 @@ impl Worker {
             .metrics
             .committed(&self.handle.spec().store, self.schedule.last_cost());
         self.handle.shared.table.write().committed();
+        self.handle.shared.history.write().committed();
         let committed = self.committed;
         let action = written.commit.checkpoint.action;
         self.handle.update(|status| {

@@ -17,7 +17,7 @@ use super::super::deciding::{
     Asked, Bootstrap, Bootstrapped, CommandFault, Outcomes, Queued, RecordPolicy, Round, Settled,
     Speculation,
 };
-use super::super::publish::Stamp;
+use super::super::publish::{Stamp, version_of_new};
 use super::super::step::Poison;
 use super::super::{Blocked, PartitionSpec, Ports, Skips, journal, merged, open};
 use super::bootstrapping::Bootstrapping;
@@ -301,7 +301,7 @@ impl Worker {
             && self.batch.is_empty()
             && self.successor.is_none()
             && self.retry_at.is_none()
-            && !self.is_table_full()
+            && !self.has_changed_enough()
     }
 
     /// Whether a round is being written.
@@ -523,6 +523,15 @@ impl Worker {
             self.checkpoint.published = true;
             self.folded_at = self.ports.clock.elapsed();
         }
+        self.index(round.events.iter().zip(places).map(|(event, (_, offset))| {
+            let key = event.key.clone().unwrap_or_default();
+            (
+                key,
+                version_of_new(event),
+                *offset,
+                event.timestamp_ms.unwrap_or_default(),
+            )
+        }));
         let (state_bytes, largest) = {
             let mut table = self.handle.shared.table.write();
             let mut changes = Changes::default();

@@ -80,6 +80,8 @@ impl Worker {
         if let Some(publisher) = &mut self.publisher {
             publisher.fire_on_bootstrap(manifest.bootstrap);
         }
+        let indexed_from = self.checkpoint.indexed_from;
+        self.handle.shared.history.write().set_from(indexed_from);
         *self.handle.shared.in_use.write() = code;
         let (deployment, folds_from) = (self.checkpoint.deployment, self.checkpoint.folds_from);
         self.handle.update(|status| {

@@ -10,6 +10,7 @@ use hashbrown::HashSet;
 
 use super::super::changes::Place;
 use super::super::open;
+use super::super::publish::version_of;
 use super::super::step::{Poison, States, StepFault, Stepped, step};
 use super::super::table::StateTable;
 use super::super::{Blocked, PartitionHandle, Ports};
@@ -18,7 +19,7 @@ use super::parking::{Aside, interleave};
 use crate::limits;
 use crate::log::{RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
-use crate::state::{PartitionStore, StateError};
+use crate::state::{IndexedEvent, PartitionStore, StateError};
 use crate::types::{Offset, RecordPosition};
 
 /// How far a batch was folded.
@@ -194,6 +195,11 @@ impl Worker {
             );
             self.checkpoint.next = last.offset.next();
             self.checkpoint.last = Some(open::identity(&last));
+            self.index((0..folded).map(|index| {
+                let record = self.batch.get(index);
+                let key = Bytes::copy_from_slice(record.key.unwrap_or_default());
+                (key, version_of(&record), record.offset, record.timestamp_ms)
+            }));
             let delay_ms = self.ports.clock.now_ms().saturating_sub(last.timestamp_ms);
             let metrics = &self.ports.metrics;
             metrics.folded(
@@ -218,6 +224,23 @@ impl Worker {
         }
         self.retry_pause = limits::RETRY_PAUSE_MIN;
         poison
+    }
+
+    /// Takes note of where events lie that were folded, by key, version, offset and timestamp, if the plugin keeps
+    /// their history. One from before the topic was adopted says no version: its place in the log grows as well.
+    pub(super) fn index(&self, events: impl Iterator<Item = (Bytes, Option<u64>, Offset, i64)>) {
+        if self.checkpoint.indexed_from.is_none() {
+            return;
+        }
+        let mut history = self.handle.shared.history.write();
+        for (key, version, offset, timestamp_ms) in events {
+            history.add(IndexedEvent {
+                key,
+                version: version.unwrap_or(offset.next().0),
+                offset,
+                timestamp_ms,
+            });
+        }
     }
 
     /// Stops before a record that cannot be applied.

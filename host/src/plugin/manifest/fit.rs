@@ -137,6 +137,7 @@ impl Manifest {
                 self.keep_outcomes != limits::OUTCOMES_KEPT_DEFAULT,
                 "keep-outcomes",
             ),
+            (self.history, "history"),
         ];
         let because = "the component exports no decide, so it takes no commands";
         let asked = asked.into_iter().filter(|(asked, _)| *asked);
@@ -202,6 +203,11 @@ impl Manifest {
                 self.changes.is_some(),
                 "changes",
                 "the component exports no fold, so it has no states that change",
+            ),
+            (
+                self.history,
+                "history",
+                "the component exports no fold, so its keys have no versions",
             ),
             (
                 self.headers,

@@ -36,6 +36,7 @@ const FIELDS: &[&str] = &[
     "changes",
     "changes-keep-deletions",
     "keep-outcomes",
+    "history",
     "headers",
     "record-keys",
     "origins",
@@ -98,6 +99,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             "\"24h\" or \"30m\"",
         ),
     );
+    let history = fields.optional("history", boolean).unwrap_or(false);
     let headers = fields.optional("headers", boolean).unwrap_or(false);
     let record_keys = fields.optional("record-keys", boolean).unwrap_or(false);
     let origins = fields.optional("origins", boolean).unwrap_or(false);
@@ -125,6 +127,7 @@ pub(super) fn manifest(text: &str) -> Result<Manifest, Faults> {
             on_refusal: on_refusal.unwrap_or_default(),
             changes,
             keep_outcomes: keep_outcomes.unwrap_or(limits::OUTCOMES_KEPT_DEFAULT),
+            history,
             headers,
             record_keys,
             origins,

@@ -10,7 +10,7 @@ mod feed;
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::ops::Bound;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
 
@@ -21,7 +21,7 @@ use object_store::path::Path;
 use slatedb::config::{
     CloseOptions, DurabilityLevel, FlushOptions, FlushType, ReadOptions, ScanOptions,
 };
-use slatedb::{CloseReason, Db, DbIterator, ErrorKind, WriteBatch};
+use slatedb::{CloseReason, Db, DbIterator, ErrorKind, IterationOrder, WriteBatch};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
@@ -32,10 +32,11 @@ use super::{COMMIT_UNIT_BYTES, MEMTABLE_BYTES, SlateSettings, SlateStore, fault,
 use crate::limits;
 use crate::state::changes::STATE_PREFIX;
 use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint};
+use crate::state::history::range_of;
 use crate::state::parked::{PARKED_PREFIX, decode_parked, encode_parked, parked_key};
 use crate::state::{
-    ChangeNumber, Checkpoint, Commit, FeedPage, KeyState, ParkedRecord, PartitionStore, StateError,
-    StoreId,
+    ChangeNumber, Checkpoint, Commit, FeedPage, IndexedEvent, KeyState, ParkedRecord,
+    PartitionStore, StateError, StoreId,
 };
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
@@ -213,6 +214,28 @@ impl PartitionStore for SlatePartition {
             .await
     }
 
+    async fn history(
+        &self,
+        key: &[u8],
+        versions: Range<u64>,
+        newest_first: bool,
+        limit: usize,
+    ) -> Result<Vec<IndexedEvent>, StateError> {
+        let range = range_of(key, &versions);
+        let order = match newest_first {
+            true => IterationOrder::Descending,
+            false => IterationOrder::Ascending,
+        };
+        self.run(|open| async move {
+            let found = open.entries_by(range, order, limit).await?;
+            let events = found
+                .iter()
+                .map(|(key, entry)| IndexedEvent::decode(key, entry));
+            events.collect()
+        })
+        .await
+    }
+
     async fn commit(&self, commit: Arc<Commit>) -> Result<(), StateError> {
         self.run(|open| async move { open.commit(commit).await })
             .await
@@ -285,8 +308,19 @@ impl Open {
         range: (Bound<Bytes>, Bound<Bytes>),
         limit: usize,
     ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
+        self.entries_by(range, IterationOrder::Ascending, limit)
+            .await
+    }
+
+    async fn entries_by(
+        &self,
+        range: (Bound<Bytes>, Bound<Bytes>),
+        order: IterationOrder,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes)>, StateError> {
         self.answered(async {
-            let entries = self.db.scan_with_options(range, &scan_options()).await?;
+            let options = scan_options().with_order(order);
+            let entries = self.db.scan_with_options(range, &options).await?;
             collect(entries, limit).await
         })
         .await
@@ -459,19 +493,21 @@ impl Open {
 /// Memory that a commit takes until it is written: as a batch, as a table in order, and as a file.
 fn written_bytes(commit: &Commit) -> usize {
     let feed_entries = commit.feed.map_or(0, |_| ROWS_OF_A_CHANGE);
-    let entries = (1 + feed_entries) * commit.changes.len() + commit.parked.len();
-    let keys = feed_entries * commit.changes.key_bytes();
-    let bytes = commit.changes.stored_bytes() + keys + parked_bytes(commit);
+    let (entries, bytes) = size_of(commit);
+    let entries = entries + feed_entries * commit.changes.len();
+    let bytes = bytes + feed_entries * commit.changes.key_bytes();
     WRITTEN_ENTRY_BYTES * entries + 2 * bytes
 }
 
-/// Bytes of the records that a commit parks.
-fn parked_bytes(commit: &Commit) -> usize {
-    let parked = commit.parked.iter();
-    parked
-        .flat_map(|(_, record)| record)
-        .map(|it| it.bytes())
-        .sum()
+/// How many entries a commit has, and their bytes.
+fn size_of(commit: &Commit) -> (usize, usize) {
+    let parked = commit.parked.iter().flat_map(|(_, record)| record);
+    let history = commit.history.iter().map(IndexedEvent::stored_bytes);
+    let beside: usize = parked.map(|it| it.bytes()).chain(history).sum();
+    (
+        commit.changes.len() + commit.parked.len() + commit.history.len(),
+        commit.changes.stored_bytes() + beside,
+    )
 }
 
 /// A commit in pieces for `SlateDB`'s memory, from where one flush makes one file of all of them: a piece is
@@ -482,10 +518,10 @@ fn parked_bytes(commit: &Commit) -> usize {
 /// of a file for as long as the file is in use: those two are copies, so that the allocation goes when the commit
 /// is flushed. What comes in order is cheaper to put in order, in the pieces and in the table behind them.
 fn batches_of(commit: &Commit, feed: Vec<Row>, is_alone: bool) -> impl Iterator<Item = WriteBatch> {
-    let entries = commit.changes.len() + commit.parked.len() + feed.len();
+    let (entries, bytes) = size_of(commit);
     let feed_bytes = |(key, stored): &Row| key.len() + stored.as_ref().map_or(0, Bytes::len);
-    let feed_bytes: usize = feed.iter().map(feed_bytes).sum();
-    let bytes = commit.changes.stored_bytes() + feed_bytes + parked_bytes(commit);
+    let entries = entries + feed.len();
+    let bytes = bytes + feed.iter().map(feed_bytes).sum::<usize>();
     let file_bytes = bytes + FILE_ENTRY_BYTES * entries;
     let piece = if is_alone && file_bytes <= MEMTABLE_BYTES / 2 {
         BATCH_CHANGES
@@ -533,6 +569,10 @@ fn beside_states(commit: &Commit) -> WriteBatch {
             Some(record) => batch.put_bytes(parked_key(*offset), encode_parked(record)),
             None => batch.delete(parked_key(*offset)),
         }
+    }
+    for event in &commit.history {
+        let (key, entry) = event.encode();
+        batch.put_bytes(key, entry);
     }
     batch
 }
@@ -618,6 +658,7 @@ mod tests {
                 changes: changes.collect(),
                 parked: Vec::new(),
                 feed: None,
+                history: Vec::new(),
                 checkpoint: crate::state::slate::tests::checkpoint(1),
             };
             batches_of(&commit, Vec::new(), is_alone).count()

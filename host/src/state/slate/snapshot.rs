@@ -23,8 +23,11 @@ use super::partition::{CHECKPOINT_KEY, collect, parked_range, scan_options, scan
 use super::{SlateStore, fault, no_answer, on};
 use crate::limits;
 use crate::state::checkpoint::{decode_checkpoint, decode_state};
+use crate::state::history::range_behind;
 use crate::state::parked::decode_parked;
-use crate::state::{Checkpoint, KeyState, ParkedRecord, StateError, StateSnapshot, StoreId};
+use crate::state::{
+    Checkpoint, IndexedEvent, KeyState, ParkedRecord, StateError, StateSnapshot, StoreId,
+};
 
 /// A database at one of its commits.
 pub(super) struct SlateSnapshot {
@@ -136,6 +139,22 @@ impl StateSnapshot for SlateSnapshot {
             let found = pinned.entries(parked_range(), usize::MAX).await?;
             let records = found.iter().map(|(key, bytes)| decode_parked(key, bytes));
             records.collect()
+        })
+        .await
+    }
+
+    async fn history(
+        &self,
+        after: Option<&IndexedEvent>,
+        limit: usize,
+    ) -> Result<Vec<IndexedEvent>, StateError> {
+        let range = range_behind(after);
+        self.run(|pinned| async move {
+            let found = pinned.entries(range, limit).await?;
+            let events = found
+                .iter()
+                .map(|(key, entry)| IndexedEvent::decode(key, entry));
+            events.collect()
         })
         .await
     }

@@ -8,7 +8,9 @@ use super::*;
 use crate::clock::Clock;
 use crate::state::faults::{Faults, When};
 use crate::state::objects::Objects;
-use crate::state::{ActionPoint, Checkpoint, Commit, KeyState, LastRecord, ParkedRecord};
+use crate::state::{
+    ActionPoint, Checkpoint, Commit, IndexedEvent, KeyState, LastRecord, ParkedRecord,
+};
 use crate::types::{DeploymentId, Digest, Epoch, Offset, Partition};
 use bytes::Bytes;
 
@@ -50,6 +52,7 @@ pub(super) fn checkpoint(next: u64) -> Checkpoint {
         incomplete: false,
         published: false,
         action: ActionPoint::done(0),
+        indexed_from: None,
     }
 }
 
@@ -72,6 +75,7 @@ fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Arc<Commit> {
         changes: changes.collect(),
         parked: Vec::new(),
         feed: None,
+        history: Vec::new(),
         checkpoint: checkpoint(next),
     })
 }
@@ -141,6 +145,46 @@ async fn parked_records_are_committed_with_the_states_and_apart_from_them() {
     let snapshot = store.snapshot(&id()).await.unwrap().unwrap();
     assert_eq!(snapshot.parked().await.unwrap(), [parked(1), parked(300)]);
     assert_eq!(snapshot.scan(None, 10).await.unwrap().len(), 1);
+    snapshot.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_of_events_are_committed_with_the_states_and_found_by_their_keys() {
+    let event = |key: &'static str, version: u64| IndexedEvent {
+        key: Bytes::from_static(key.as_bytes()),
+        version,
+        offset: Offset(100 + version),
+        timestamp_ms: 5,
+    };
+    let store = store();
+    let open = store.open(&id()).await.unwrap();
+    let versions = |newest_first, from: u64, limit| {
+        let found = open.history(b"a", from..4, newest_first, limit);
+        async move {
+            let found = found.await.unwrap();
+            found.iter().map(|it| it.version).collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(versions(true, 0, 10).await, [0; 0]);
+    let mut all: Vec<_> = (1..6).map(|version| event("a", version)).collect();
+    all.extend([event("", 1), event("ab", 2), event("b", 1)]);
+    let whole = Arc::into_inner(commit(1, &[("a", Some("1"))])).unwrap();
+    let history = all.clone();
+    open.commit(Arc::new(Commit { history, ..whole }))
+        .await
+        .unwrap();
+    assert_eq!(versions(false, 0, 10).await, [1, 2, 3]);
+    assert_eq!(versions(true, 0, 10).await, [3, 2, 1]);
+    assert_eq!(versions(true, 0, 2).await, [3, 2]);
+    assert_eq!(versions(false, 2, 10).await, [2, 3]);
+    assert_eq!(keys(&*open, "", None).await, ["a"], "they are no states");
+    let snapshot = store.snapshot(&id()).await.unwrap().unwrap();
+    let first = snapshot.history(None, 3).await.unwrap();
+    let rest = snapshot.history(first.last(), 100).await.unwrap();
+    let mut found: Vec<_> = first.into_iter().chain(rest).collect();
+    found.sort_by(|left, right| (&left.key, left.version).cmp(&(&right.key, right.version)));
+    all.sort_by(|left, right| (&left.key, left.version).cmp(&(&right.key, right.version)));
+    assert_eq!(found, all);
     snapshot.close().await;
 }
 

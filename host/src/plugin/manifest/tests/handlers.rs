@@ -203,10 +203,18 @@ fn only_commands_say_which_version_they_expect() {
 fn outcomes_are_kept_for_as_long_as_the_manifest_says() {
     let keep = |text: &str| {
         let manifest = Manifest::from_toml(&format!("{HANDLER}{text}"));
-        manifest.map(|manifest| (manifest.keep_outcomes.as_secs(), manifest.keep_outcomes_text()))
+        manifest.map(|manifest| {
+            (
+                manifest.keep_outcomes.as_secs(),
+                manifest.keep_outcomes_text(),
+            )
+        })
     };
     assert_eq!(keep("").unwrap(), (24 * 3600, "24h".to_owned()));
-    assert_eq!(keep("keep-outcomes = \"30m\"").unwrap(), (1800, "1800s".to_owned()));
+    assert_eq!(
+        keep("keep-outcomes = \"30m\"").unwrap(),
+        (1800, "1800s".to_owned())
+    );
     assert_eq!(keep("keep-outcomes = \"720h\"").unwrap().0, 30 * 24 * 3600);
     for (bad, problem) in [
         ("\"59s\"", "is out of range"),
@@ -224,4 +232,15 @@ fn outcomes_are_kept_for_as_long_as_the_manifest_says() {
     }
     let text = format!("{MINIMAL}keep-outcomes = \"1h\"");
     one(&text, view(), "no-commands", "leave keep-outcomes out");
+}
+
+#[test]
+fn only_what_has_versions_has_a_history() {
+    let text = format!("{HANDLER}history = true");
+    assert!(Manifest::from_toml(&text).unwrap().history);
+    assert!(!Manifest::from_toml(HANDLER).unwrap().history);
+    assert!(wrong(&text, handler()).is_empty());
+    one(&text, stateless(), "no-state", "leave history out");
+    let text = format!("{MINIMAL}history = true");
+    one(&text, view(), "no-commands", "leave history out");
 }
