@@ -10,6 +10,7 @@
 
 pub mod bank;
 pub mod clone;
+pub mod command;
 pub mod events;
 pub mod feed;
 pub mod fleet;

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use foldhost_tests::command::{command, documents, version, wait_deciding};
 use foldhost_tests::host::{GENEROUS, Host, Start, kafka_config, run_well};
 use foldhost_tests::http::{Client, Reply, number};
 use foldhost_tests::operate::{deploy, wait_serving};
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
-use foldhost_tests::wait::{Stopwatch, let_pass, wait_until_ok};
+use foldhost_tests::wait::{Stopwatch, let_pass};
 use foldhost_tests::{full, kafka, topic, wasm};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -19,53 +20,6 @@ use serde_json::{Value, json};
 
 /// A host that was killed is itself again, its session on Kafka included.
 const WITHIN: Duration = Duration::from_secs(120);
-
-/// Sends a command; headers are those beside the content type.
-fn command(
-    client: &Client,
-    [plugin, key, name]: [&str; 3],
-    body: &Value,
-    headers: &[(&str, &str)],
-) -> Result<Reply> {
-    let path = format!("/v1/commands/{plugin}/{key}/{name}");
-    let headers = [&[("content-type", "application/json")], headers].concat();
-    client.send("POST", &path, &headers, Some(body.to_string().into_bytes()))
-}
-
-/// Waits until a handler takes commands: it answers one that it does not have.
-fn wait_deciding(client: &Client, plugin: &str, keys: &[&str]) -> Result<()> {
-    for key in keys {
-        wait_until_ok(
-            WITHIN,
-            &format!("{plugin} to take commands for {key}"),
-            || {
-                let reply = command(
-                    client,
-                    [plugin, key, "no-such"],
-                    &json!({}),
-                    &[("if-match", "*")],
-                )?;
-                ensure!(reply.status == 412 || reply.status == 400, "{reply:?}");
-                Ok(())
-            },
-        )?;
-    }
-    Ok(())
-}
-
-/// `documents`, whose topic keeps every event.
-fn documents() -> Result<Vec<u8>> {
-    let wasm = prebuilt_plugin("documents")?;
-    let manifest = wasm::manifest(&wasm)?;
-    let kept = manifest.replace("cleanup = \"compact\"", "cleanup = \"delete\"");
-    ensure!(kept != manifest, "{manifest}");
-    wasm::with_manifest(&wasm, &kept)
-}
-
-fn version(reply: &Reply) -> Result<u64> {
-    let version = reply.header("foldhost-version").context("no version")?;
-    Ok(version.parse()?)
-}
 
 #[test]
 fn two_waiters_cannot_both_take_the_last_portion() -> Result<()> {
