@@ -151,6 +151,7 @@ async fn history(
                 .commit(Arc::new(Commit {
                     changes: StateChanges::default(),
                     parked: Vec::new(),
+                    feed: None,
                     history: page,
                     checkpoint: checkpoint.clone(),
                 }))

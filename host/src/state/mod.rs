@@ -30,6 +30,23 @@ pub use feed::{ChangeNumber, FeedPage, FeedTerms, KeyChange};
 pub use history::IndexedEvent;
 pub use parked::{ActionPoint, ParkedCause, ParkedRecord};
 
+/// Each kind of entry of a store has a first byte of its own.
+const _: () = {
+    let prefixes = [
+        changes::STATE_PREFIX,
+        parked::PARKED_PREFIX,
+        feed::CHANGE_PREFIX,
+        feed::NUMBER_PREFIX,
+        feed::DELETION_PREFIX,
+        history::HISTORY_PREFIX,
+    ];
+    let mut at = 1;
+    while at < prefixes.len() {
+        assert!(prefixes[at - 1] < prefixes[at]);
+        at += 1;
+    }
+};
+
 /// Which store: one for each partition of each generation of each plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StoreId {

@@ -523,15 +523,13 @@ impl Worker {
             self.checkpoint.published = true;
             self.folded_at = self.ports.clock.elapsed();
         }
-        self.index(round.events.iter().zip(places).map(|(event, (_, offset))| {
-            let key = event.key.clone().unwrap_or_default();
-            (
-                key,
-                version_of_new(event),
-                *offset,
-                event.timestamp_ms.unwrap_or_default(),
-            )
-        }));
+        if round.bootstrapped.is_none() {
+            self.index(round.events.iter().zip(places).map(|(event, (_, offset))| {
+                let key = event.key.clone().unwrap_or_default();
+                let at_ms = event.timestamp_ms.unwrap_or_default();
+                (key, version_of_new(event), *offset, at_ms)
+            }));
+        }
         let (state_bytes, largest) = {
             let mut table = self.handle.shared.table.write();
             let mut changes = Changes::default();

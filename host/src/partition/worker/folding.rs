@@ -10,7 +10,7 @@ use hashbrown::HashSet;
 
 use super::super::changes::Place;
 use super::super::open;
-use super::super::publish::version_of;
+use super::super::publish::{told_again, version_of};
 use super::super::step::{Poison, States, StepFault, Stepped, step};
 use super::super::table::StateTable;
 use super::super::{Blocked, PartitionHandle, Ports};
@@ -195,8 +195,8 @@ impl Worker {
             );
             self.checkpoint.next = last.offset.next();
             self.checkpoint.last = Some(open::identity(&last));
-            self.index((0..folded).map(|index| {
-                let record = self.batch.get(index);
+            let records = (0..folded).map(|index| self.batch.get(index));
+            self.index(records.filter(|it| told_again(it).is_none()).map(|record| {
                 let key = Bytes::copy_from_slice(record.key.unwrap_or_default());
                 (key, version_of(&record), record.offset, record.timestamp_ms)
             }));
@@ -227,7 +227,7 @@ impl Worker {
     }
 
     /// Takes note of where events lie that were folded, by key, version, offset and timestamp, if the plugin keeps
-    /// their history. One from before the topic was adopted says no version: its place in the log grows as well.
+    /// their history; what tells a state again has not happened to it. One from before the topic was adopted says no version: its place in the log grows as well.
     pub(super) fn index(&self, events: impl Iterator<Item = (Bytes, Option<u64>, Offset, i64)>) {
         if self.checkpoint.indexed_from.is_none() {
             return;
