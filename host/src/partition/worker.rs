@@ -295,6 +295,10 @@ impl Worker {
                     0 => self.reached_limit(),
                     allowed => {
                         self.fold(allowed).await;
+                        // What was folded may be due before anything else happens.
+                        if self.misses_its_writer() {
+                            return Exit::Idle;
+                        }
                         // A worker that always has more to read lets its neighbours fold too.
                         tokio::task::yield_now().await;
                     }
