@@ -12,11 +12,11 @@ use foldhost_tests::host::{GENEROUS, Host, Start, kafka_config, run_well};
 use foldhost_tests::http::{Client, Reply, number};
 use foldhost_tests::operate::{deploy, wait_serving};
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
-use foldhost_tests::wait::{Stopwatch, let_pass};
+use foldhost_tests::wait::{Stopwatch, let_pass, wait_until_ok};
 use foldhost_tests::{full, kafka, topic, wasm};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// A host that was killed is itself again, its session on Kafka included.
 const WITHIN: Duration = Duration::from_secs(120);

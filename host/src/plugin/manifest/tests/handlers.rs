@@ -226,7 +226,7 @@ fn outcomes_are_kept_for_as_long_as_the_manifest_says() {
         assert_eq!(
             found,
             [format!(
-                "keep-outcomes: {bad} {problem}; write a duration from 60s to 720h with its unit, as in \"24h\" or \"30m\""
+                "keep-outcomes: {bad} {problem}; write a duration from 60s to 30d with its unit, as in \"24h\" or \"30m\""
             )]
         );
     }
