@@ -186,14 +186,14 @@ fn handler_runs(host: &Host, folder: &Path) -> Result<()> {
         ensure!(answer == json!({ "left": left }), "{command}: {answer}");
     }
     let versioned = [&chair("take")[..], &["--if-version", "1"]].concat();
-    for (arguments, why) in [
-        (&versioned[..], "its state has version 2"),
-        (&chair("take"), "there are 0 left"),
+    for (arguments, code, why) in [
+        (&versioned[..], 4, "its state has version 2"),
+        (&chair("take"), 7, "there are 0 left [too-few]"),
     ] {
         let refused = run_in(folder, host.url(), arguments)?;
         let said = shown(&refused);
         ensure!(
-            refused.status.code() == Some(4) && said.contains(why),
+            refused.status.code() == Some(code) && said.contains(why),
             "{said}"
         );
     }
