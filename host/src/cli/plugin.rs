@@ -194,13 +194,24 @@ fn deploy(args: &DeployArgs) -> anyhow::Result<()> {
 fn deployed(answer: &Value) -> String {
     let (name, version) = (field(answer, "name"), field(answer, "version"));
     let what = format!("{name} {version} ({})", field(answer, "kind"));
-    let mut reads = field(answer, "topics");
-    if let Some(output) = answer["output"].as_str() {
-        let _ = write!(reads, " and publishing to {output}");
+    let mut does = Vec::new();
+    if answer["topics"]
+        .as_array()
+        .is_some_and(|topics| !topics.is_empty())
+    {
+        let verb = match answer["kind"].as_str() {
+            Some("command-handler") => "taking commands from",
+            _ => "reading",
+        };
+        does.push(format!("{verb} {}", field(answer, "topics")));
     }
+    if let Some(output) = answer["output"].as_str() {
+        does.push(format!("publishing to {output}"));
+    }
+    let does = does.join(" and ");
     match answer["outcome"].as_str() {
         Some("created") => format!(
-            "deployed {what}, reading {reads}, as deployment {} of generation {}",
+            "deployed {what}, {does}, as deployment {} of generation {}",
             field(answer, "deployment"),
             field(answer, "generation")
         ),
@@ -211,14 +222,14 @@ fn deployed(answer: &Value) -> String {
             field(answer, "generation")
         ),
         Some("building") => format!(
-            "building generation {} of {what}, reading {reads}, as deployment {}; the old one answers until \
+            "building generation {} of {what}, {does}, as deployment {}; the old one answers until \
              it is ready",
             field(answer, "generation"),
             field(answer, "deployment")
         ),
-        Some("unchanged") => format!("{what} runs already, reading {reads}: nothing changed"),
+        Some("unchanged") => format!("{what} runs already, {does}: nothing changed"),
         Some("dry-run") => {
-            format!("{what} can be deployed, reading {reads}: nothing changed")
+            format!("{what} can be deployed, {does}: nothing changed")
         }
         _ => answer.to_string(),
     }
@@ -492,6 +503,18 @@ mod tests {
         let mut publishing = answer("created");
         publishing["output"] = json!("told");
         assert!(deployed(&publishing).contains("reading events and publishing to told, as"));
+        publishing["kind"] = json!("command-handler");
+        let said = deployed(&publishing);
+        assert!(
+            said.contains("taking commands from events and publishing to told, as"),
+            "{said}"
+        );
+        publishing["topics"] = json!([]);
+        let said = deployed(&publishing);
+        assert!(
+            said.contains("(command-handler), publishing to told, as"),
+            "{said}"
+        );
     }
 
     #[test]
