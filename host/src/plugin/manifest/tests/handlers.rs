@@ -220,7 +220,7 @@ fn outcomes_are_kept_for_as_long_as_the_manifest_says() {
         ("\"59s\"", "is out of range"),
         ("\"721h\"", "is out of range"),
         ("24", "is not a duration"),
-        ("\"1d\"", "is not a duration"),
+        ("\"1w\"", "is not a duration"),
     ] {
         let found = faults(&format!("{HANDLER}keep-outcomes = {bad}"));
         assert_eq!(
