@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use foldhost_tests::bank::{Books, balance_of};
+use foldhost_tests::command::command;
 use foldhost_tests::host::{Start, kafka_config};
-use foldhost_tests::http::{Client, Reply};
+use foldhost_tests::http::Client;
 use foldhost_tests::load::Target;
 use foldhost_tests::operate::{deploy, plugin, skip, wait_blocked, wait_serving};
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
@@ -28,19 +29,6 @@ const CLIENTS: u64 = 64;
 const WITHIN: Duration = Duration::from_secs(180);
 const EVENTS: &str = "bank-accounts";
 const LETTERS: &str = "foldhost.bank-account.dead-letters";
-
-fn command(
-    client: &Client,
-    account: &str,
-    name: &str,
-    body: &Value,
-    id: Option<&str>,
-) -> Result<Reply> {
-    let path = format!("/v1/commands/bank-account/{account}/{name}");
-    let mut headers = vec![("content-type", "application/json")];
-    headers.extend(id.map(|id| ("idempotency-key", id)));
-    client.send("POST", &path, &headers, Some(body.to_string().into_bytes()))
-}
 
 /// A client that repeats each command until it knows what came of it.
 struct Teller<'a> {
@@ -62,10 +50,10 @@ impl<'a> Teller<'a> {
         let since = Stopwatch::start();
         loop {
             ensure!(since.elapsed() < WITHIN, "{id} has no answer");
-            let reply = self
-                .target
-                .client()
-                .and_then(|client| command(&client, account, name, body, Some(&id)).ok());
+            let reply = self.target.client().and_then(|client| {
+                let id = [("idempotency-key", &*id)];
+                command(&client, ["bank-account", account, name], body, &id).ok()
+            });
             match reply {
                 Some(reply) if reply.status == 200 => {
                     self.accepted.insert(id);
@@ -337,11 +325,7 @@ fn a_command_that_cannot_be_decided_holds_up_its_topic_until_it_is_left_out() ->
         "{blocked}"
     );
     // Whoever commands over HTTP is not kept waiting.
-    let path = "/v1/commands/documents/a/put";
-    let json = [("content-type", "application/json")];
-    client
-        .send("POST", path, &json, Some(b"{\"n\":2}".to_vec()))?
-        .expect_status(200)?;
+    command(&client, ["documents", "a", "put"], &json!({"n": 2}), &[])?.expect_status(200)?;
     let at = blocked["at"].as_str().context("no place")?;
     skip(&client, "documents", at, "too large")?.expect_status(200)?;
     wait_until_ok(WITHIN, "the last one to be decided", || {
