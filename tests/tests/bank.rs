@@ -325,7 +325,16 @@ fn a_command_that_cannot_be_decided_holds_up_its_topic_until_it_is_left_out() ->
         "{blocked}"
     );
     // Whoever commands over HTTP is not kept waiting.
-    command(&client, ["documents", "a", "put"], &json!({"n": 2}), &[])?.expect_status(200)?;
+    let put = ["documents", "a", "put"];
+    command(&client, put, &json!({"n": 2}), &[])?.expect_status(200)?;
+    // And told at once where the code fails: nothing is written, and it goes on.
+    let end = topic::end(&client, "documents")?;
+    command(&client, put, &json!({"n": large}), &[])?.expect_problem(500, "plugin-trapped")?;
+    ensure!(
+        topic::end(&client, "documents")? == end,
+        "something was written"
+    );
+    command(&client, put, &json!({"n": 4}), &[])?.expect_status(200)?;
     let at = blocked["at"].as_str().context("no place")?;
     skip(&client, "documents", at, "too large")?.expect_status(200)?;
     wait_until_ok(WITHIN, "the last one to be decided", || {
