@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use foldhost_tests::command::documents;
 use foldhost_tests::host::{GENEROUS, Start, kafka_config, run_in, run_well, shown};
 use foldhost_tests::http::{Client, Reply, number};
 use foldhost_tests::kafka::{self, Broker};
@@ -22,15 +23,6 @@ const WITHIN: Duration = Duration::from_secs(120);
 /// Commands in a second, all clients together.
 const COMMANDS_PER_SECOND: u64 = 500;
 const CLIENTS: u64 = 10;
-
-/// `documents`, whose topic keeps every event.
-fn documents() -> Result<Vec<u8>> {
-    let wasm = prebuilt_plugin("documents")?;
-    let manifest = wasm::manifest(&wasm)?;
-    let kept = manifest.replace("cleanup = \"compact\"", "cleanup = \"delete\"");
-    ensure!(kept != manifest, "{manifest}");
-    wasm::with_manifest(&wasm, &kept)
-}
 
 fn put(client: &Client, key: &str, body: &Value, headers: &[(&str, &str)]) -> Result<Reply> {
     let headers = [&[("content-type", "application/json")], headers].concat();
