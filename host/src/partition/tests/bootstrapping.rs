@@ -3,7 +3,6 @@
 
 use super::deciding::{Stock, ask, is_accepted, live, request};
 use super::*;
-use crate::log::{Read, ReadLimits};
 use crate::partition::{Bootstrap, Bootstrapped};
 
 /// An event as it lies in the owned topic.
@@ -51,20 +50,8 @@ fn direct(running: &Running, of: Option<Bootstrap>) {
 
 impl World {
     async fn history(&self) -> Vec<Event> {
-        let of = TopicPartition {
-            topic: TopicName::new("told").unwrap(),
-            partition: Partition(0),
-        };
-        let readers = self.log.reader_set("test-history").unwrap();
-        let mut reader = readers.open(&of, Offset(0)).await.unwrap();
-        let limits = ReadLimits {
-            records_max: 100_000,
-            bytes_max: usize::MAX,
-        };
-        let mut batch = RecordBatch::new();
-        while reader.read(&mut batch, limits).await.unwrap() == Read::Records {}
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let events = batch.iter().map(|record| {
+        self.read_as("told", |record| {
             let header = |name: &str| {
                 let mut headers = record.headers();
                 let (_, value) = headers.find(|(header, _)| *header == name)?;
@@ -87,8 +74,8 @@ impl World {
                     partition: None,
                 },
             }
-        });
-        events.collect()
+        })
+        .await
     }
 
     /// Every state, with its version and when it changed.

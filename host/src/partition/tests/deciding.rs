@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 
 use super::publishing::{folded, publishing};
 use super::*;
-use crate::log::{Read, ReadLimits};
 use crate::partition::{Answer, CommandFault, CommandRequest, Expects, Sequence, Settled};
 use crate::plugin::manifest::OnRefusal;
 use crate::plugin::{CallContext, Command, Decision, EventOut, Refusal};
@@ -236,27 +235,15 @@ impl World {
 
     /// What the log says: key, value, and the command that caused it.
     async fn events(&self) -> Vec<(String, Option<String>, String)> {
-        let of = TopicPartition {
-            topic: TopicName::new("told").unwrap(),
-            partition: Partition(0),
-        };
-        let readers = self.log.reader_set("test-events").unwrap();
-        let mut reader = readers.open(&of, Offset(0)).await.unwrap();
-        let limits = ReadLimits {
-            records_max: 100_000,
-            bytes_max: usize::MAX,
-        };
-        let mut batch = RecordBatch::new();
-        while reader.read(&mut batch, limits).await.unwrap() == Read::Records {}
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let events = batch.iter().map(|record| {
+        self.read_as("told", |record| {
             let mut headers = record.headers();
             let cause = headers.find(|(name, _)| *name == "foldhost-cause");
             let cause = cause.and_then(|(_, value)| value).map(text);
             let key = record.key.map(text).unwrap_or_default();
             (key, record.value.map(text), cause.unwrap_or_default())
-        });
-        events.collect()
+        })
+        .await
     }
 }
 

@@ -48,7 +48,11 @@ impl World {
     }
 
     /// What `told` makes of all that is in a topic.
-    async fn read_as<T>(&self, topic: &str, told: impl Fn(&RecordRef<'_>) -> T) -> Vec<T> {
+    pub(super) async fn read_as<T>(
+        &self,
+        topic: &str,
+        told: impl Fn(&RecordRef<'_>) -> T,
+    ) -> Vec<T> {
         let of = TopicPartition {
             topic: TopicName::new(topic).unwrap(),
             partition: Partition(0),
@@ -56,7 +60,7 @@ impl World {
         let readers = self.log.reader_set("test-outputs").unwrap();
         let mut reader = readers.open(&of, Offset(0)).await.unwrap();
         let limits = ReadLimits {
-            records_max: 10_000,
+            records_max: 100_000,
             bytes_max: usize::MAX,
         };
         let mut batch = RecordBatch::new();
