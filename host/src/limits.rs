@@ -173,6 +173,10 @@ pub const STATE_COMMITS_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// Files that reads may have looked into for each byte of unmerged commits before merging these pays:
 /// a look costs about a microsecond, and so does merging some twenty bytes.
 pub const STATE_MERGE_LOOKS_PER_BYTE: f64 = 0.05;
+/// Pages of states that a scan reads ahead.
+pub const STATE_SCAN_PAGES_MAX: usize = 8;
+/// Pages of states that one commit writes anew because they have become too large, or empty.
+pub const STATE_PAGES_REWRITTEN_MAX: usize = 256;
 /// States of one batch that are read from a store at the same time.
 pub const STATE_READS_CONCURRENT_MAX: usize = 32;
 /// Threads that wait for the disk on behalf of the stores.

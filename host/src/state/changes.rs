@@ -9,8 +9,8 @@ use bytes::{BufMut as _, Bytes};
 use super::checkpoint::{STATE_HEADER_BYTES, decode_state, encode_state};
 use super::{KeyState, StateRef};
 
-/// First byte of every stored key of a state; an adapter's own keys begin with another.
-pub(super) const STATE_PREFIX: u8 = 0x01;
+/// Changes that are looked at together.
+const AHEAD: usize = 32;
 /// In place of the length of a state: the key has none any more.
 const DELETED: u32 = u32::MAX;
 
@@ -31,7 +31,7 @@ pub struct StateChanges {
     entries: Vec<Entry>,
 }
 
-/// Where a change lies: the stored key, and the stored state behind it.
+/// Where a change lies: the key, and the stored state behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
     from: usize,
@@ -51,7 +51,7 @@ impl StateChangesBuilder {
     #[must_use]
     pub fn with_capacity(changes: usize, bytes: usize) -> Self {
         Self {
-            bytes: Vec::with_capacity(bytes + changes * (1 + STATE_HEADER_BYTES)),
+            bytes: Vec::with_capacity(bytes + changes * STATE_HEADER_BYTES),
             entries: Vec::with_capacity(changes),
         }
     }
@@ -59,7 +59,6 @@ impl StateChangesBuilder {
     /// Appends a change of a key that has none yet.
     pub fn push(&mut self, key: &[u8], state: Option<StateRef<'_>>) {
         let from = self.bytes.len();
-        self.bytes.put_u8(STATE_PREFIX);
         self.bytes.put_slice(key);
         let state_from = self.bytes.len();
         if let Some(state) = state {
@@ -104,16 +103,16 @@ impl StateChanges {
         self.entries.iter().map(|entry| {
             let (key, state) = self.stored(*entry);
             let state = state.map(|state| decode_state(&state).expect("it was just encoded"));
-            (key.slice(1..), state)
+            (key, state)
         })
     }
 
-    /// Bytes of all stored keys and states.
+    /// Bytes of all keys and stored states.
     pub(super) fn stored_bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Bytes of all stored keys.
+    /// Bytes of all keys.
     pub(super) fn key_bytes(&self) -> usize {
         self.entries
             .iter()
@@ -121,8 +120,39 @@ impl StateChanges {
             .sum()
     }
 
-    /// Stored keys and stored states, in order of key; they share the memory of all.
+    /// Keys and stored states, in order of key; they share the memory of all.
     pub(super) fn in_order(&self) -> impl ExactSizeIterator<Item = (Bytes, Option<Bytes>)> {
+        let order = self.order().into_iter();
+        order.map(|(_, index)| self.stored(self.entries[index as usize]))
+    }
+
+    /// Calls `take` with all keys and stored states, in order of key.
+    ///
+    /// In that order, each lies somewhere else in memory. So some are looked at together before they are taken: the
+    /// processor then waits for all of them at once.
+    pub(super) fn for_each_in_order<'c>(
+        &'c self,
+        mut take: impl FnMut(&'c [u8], Option<&'c [u8]>),
+    ) {
+        let mut ahead = Vec::with_capacity(AHEAD);
+        for order in self.order().chunks(AHEAD) {
+            ahead.clear();
+            ahead.extend(order.iter().map(|(_, index)| {
+                let entry = self.entries[*index as usize];
+                (entry, &self.bytes[entry.from..])
+            }));
+            let first_bytes = ahead.iter().filter_map(|(_, bytes)| bytes.first());
+            std::hint::black_box(first_bytes.fold(0, |all, byte| all ^ byte));
+            for (entry, bytes) in &ahead {
+                let (key, state) = bytes.split_at(entry.key_bytes as usize);
+                let has_state = entry.state_bytes != DELETED;
+                take(key, has_state.then(|| &state[..entry.state_bytes as usize]));
+            }
+        }
+    }
+
+    /// Which entry comes when, each with the bytes of its key that most differ in.
+    fn order(&self) -> Vec<(u64, u32)> {
         let key = |entry: &Entry| &self.bytes[entry.from..entry.from + entry.key_bytes as usize];
         // Most keys differ in the first bytes behind what all have in common: those are compared in a
         // register, without a look at the keys.
@@ -143,8 +173,6 @@ impl StateChanges {
                 .then_with(|| keys(left).cmp(keys(right)))
         });
         order
-            .into_iter()
-            .map(|(_, index)| self.stored(self.entries[index as usize]))
     }
 
     fn stored(&self, entry: Entry) -> (Bytes, Option<Bytes>) {
@@ -235,10 +263,7 @@ mod tests {
             let mut expected: Vec<_> = keys.iter().map(|key| key.to_vec()).collect();
             expected.sort();
             let changes = changes(keys);
-            let found: Vec<_> = changes
-                .in_order()
-                .map(|(key, _)| key[1..].to_vec())
-                .collect();
+            let found: Vec<_> = changes.in_order().map(|(key, _)| key.to_vec()).collect();
             assert_eq!(found, expected);
         }
     }

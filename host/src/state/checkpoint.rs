@@ -12,8 +12,9 @@
 //! | 9..17 | that event's timestamp, milliseconds since the Unix epoch, signed |
 //! | 17.. | the plugin's bytes |
 //!
-//! Version 1 of a checkpoint is its version byte and the protobuf message [`CheckpointV1`]: fields
-//! may be added, none may change its meaning without a new version.
+//! A checkpoint is its version byte and the protobuf message [`CheckpointV1`]: fields may be added, none may change its
+//! meaning without a new version. Version 1 stands where each state is an entry of its own; version 2 says that states
+//! lie in [pages](super::pages).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -21,7 +22,10 @@ use prost::Message;
 use super::{ActionPoint, Checkpoint, KeyState, LastRecord, StateError, StateRef};
 use crate::types::{DeploymentId, Digest, Epoch, Offset};
 
-const VERSION: u8 = 1;
+const STATE_VERSION: u8 = 1;
+const CHECKPOINT_VERSION: u8 = 2;
+/// First byte of the stored key of a state, where states are entries of their own.
+pub(super) const STATE_PREFIX_V1: u8 = 0x01;
 /// Bytes of a stored state before the plugin's own.
 pub(super) const STATE_HEADER_BYTES: usize = 17;
 
@@ -76,7 +80,7 @@ struct LastRecordV1 {
 
 /// Appends a state as a store keeps it.
 pub(super) fn encode_state(state: StateRef<'_>, into: &mut Vec<u8>) {
-    into.put_u8(VERSION);
+    into.put_u8(STATE_VERSION);
     into.put_u64(state.changed_at.0);
     into.put_i64(state.changed_at_ms);
     into.put_slice(state.state);
@@ -86,7 +90,7 @@ pub(super) fn encode_state(state: StateRef<'_>, into: &mut Vec<u8>) {
 pub(super) fn decode_state(bytes: &Bytes) -> Result<KeyState, StateError> {
     let too_short =
         || StateError::Corrupt(format!("a state of {} bytes is too short", bytes.len()));
-    check_version(bytes)?;
+    check_version(bytes, STATE_VERSION)?;
     let header = bytes.get(..STATE_HEADER_BYTES).ok_or_else(too_short)?;
     Ok(KeyState {
         state: bytes.slice(STATE_HEADER_BYTES..),
@@ -122,7 +126,7 @@ pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> Bytes {
         indexed_from: checkpoint.indexed_from.map(|from| from.0),
     };
     let mut bytes = BytesMut::with_capacity(1 + message.encoded_len());
-    bytes.put_u8(VERSION);
+    bytes.put_u8(CHECKPOINT_VERSION);
     message
         .encode(&mut bytes)
         .expect("a growing buffer takes every message");
@@ -131,7 +135,7 @@ pub(super) fn encode_checkpoint(checkpoint: &Checkpoint) -> Bytes {
 
 /// The checkpoint in `bytes`.
 pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError> {
-    check_version(bytes)?;
+    check_checkpoint(bytes)?;
     let damaged =
         |what: &str| StateError::Corrupt(format!("the checkpoint cannot be read: {what}"));
     let message =
@@ -173,14 +177,20 @@ pub(super) fn decode_checkpoint(bytes: &Bytes) -> Result<Checkpoint, StateError>
     })
 }
 
-/// Whether this version reads what begins like this.
-pub(super) fn check_version(bytes: &[u8]) -> Result<(), StateError> {
+/// Whether this version reads a checkpoint that begins like this, and the store around it.
+pub(super) fn check_checkpoint(bytes: &[u8]) -> Result<(), StateError> {
+    check_version(bytes, CHECKPOINT_VERSION)
+}
+
+/// Whether this version reads an entry of another kind, of each of which there has been one version.
+pub(super) fn check_entry(bytes: &[u8]) -> Result<(), StateError> {
+    check_version(bytes, 1)
+}
+
+fn check_version(bytes: &[u8], known: u8) -> Result<(), StateError> {
     match bytes.first() {
-        Some(&VERSION) => Ok(()),
-        Some(&found) if found > VERSION => Err(StateError::Newer {
-            found,
-            known: VERSION,
-        }),
+        Some(&found) if (1..=known).contains(&found) => Ok(()),
+        Some(&found) if found > known => Err(StateError::Newer { found, known }),
         Some(&found) => Err(StateError::Corrupt(format!("there is no format {found}"))),
         None => Err(StateError::Corrupt("an entry is empty".to_owned())),
     }
@@ -193,8 +203,8 @@ mod tests {
     /// What version 1 wrote for [`state`]; never changes.
     const STATE_V1: &[u8] = b"\x01\0\0\0\0\0\0\0\x4d\xff\xff\xff\xff\xff\xff\xff\xfestate";
 
-    /// What version 1 wrote for [`checkpoint`]; never changes.
-    const CHECKPOINT_V1: &[u8] = b"\x01\x08\x07\x10\x2a\x1a\x20\
+    /// What version 2 writes for [`checkpoint`], and version 1 wrote but for the first byte; never changes.
+    const CHECKPOINT_V2: &[u8] = b"\x02\x08\x07\x10\x2a\x1a\x20\
         \x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\
         \x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\x09\
         \x20\x4e\x2a\x0d\x08\x4d\x10\x03\x19\x08\x07\x06\x05\x04\x03\x02\x01\
@@ -241,17 +251,17 @@ mod tests {
     }
 
     #[test]
-    fn version_1_is_written_and_read_as_ever() {
+    fn released_versions_are_read_as_ever() {
         assert_eq!(encoded(&state()), STATE_V1);
         assert_eq!(
             decode_state(&Bytes::from_static(STATE_V1)).unwrap(),
             state()
         );
-        assert_eq!(encode_checkpoint(&checkpoint()), CHECKPOINT_V1);
-        assert_eq!(
-            decode_checkpoint(&Bytes::from_static(CHECKPOINT_V1)).unwrap(),
-            checkpoint()
-        );
+        assert_eq!(encode_checkpoint(&checkpoint()), CHECKPOINT_V2);
+        let version_1 = [b"\x01", &CHECKPOINT_V2[1..]].concat();
+        for stored in [Bytes::from_static(CHECKPOINT_V2), Bytes::from(version_1)] {
+            assert_eq!(decode_checkpoint(&stored).unwrap(), checkpoint());
+        }
     }
 
     #[test]
@@ -283,14 +293,14 @@ mod tests {
 
     #[test]
     fn newer_formats_and_damage_are_told_apart() {
-        let newer = Bytes::from_static(b"\x02whatever");
+        let newer = Bytes::from_static(b"\x03whatever");
         assert!(matches!(
             decode_state(&newer),
-            Err(StateError::Newer { found: 2, known: 1 })
+            Err(StateError::Newer { found: 3, known: 1 })
         ));
         assert!(matches!(
             decode_checkpoint(&newer),
-            Err(StateError::Newer { found: 2, known: 1 })
+            Err(StateError::Newer { found: 3, known: 2 })
         ));
         for damaged in [
             &b""[..],

@@ -20,7 +20,7 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::StateError;
-use super::checkpoint::check_version;
+use super::checkpoint::check_entry;
 use crate::types::Offset;
 
 const VERSION: u8 = 1;
@@ -117,9 +117,10 @@ impl FeedHead {
         }
     }
 
-    /// By what a stored checkpoint is recognised.
+    /// By what a stored checkpoint is recognised, in whichever version it is stored.
     pub(super) fn hash(checkpoint: &[u8]) -> u64 {
-        xxh3_64(checkpoint)
+        let content = checkpoint.get(1..).unwrap_or_default();
+        xxh3_64(&[b"\x01", content].concat())
     }
 }
 
@@ -231,7 +232,7 @@ pub(super) fn encode_head(head: &FeedHead) -> Bytes {
 }
 
 pub(super) fn decode_head(bytes: &[u8]) -> Result<FeedHead, StateError> {
-    check_version(bytes)?;
+    check_entry(bytes)?;
     let message = HeadV1::decode(&bytes[1..]).map_err(|it| damaged(&it.to_string()))?;
     Ok(FeedHead {
         kept_from: ChangeNumber(message.kept_from),
@@ -251,7 +252,7 @@ fn split(key: &[u8]) -> Result<(ChangeNumber, Bytes), StateError> {
 
 /// What is stored behind the version.
 fn stored(bytes: &[u8], bytes_min: usize) -> Result<&[u8], StateError> {
-    check_version(bytes)?;
+    check_entry(bytes)?;
     let rest = &bytes[1..];
     if rest.len() < bytes_min {
         return Err(damaged("an entry is too short"));

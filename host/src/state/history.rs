@@ -10,7 +10,7 @@ use std::ops::{Bound, Range};
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::StateError;
-use super::checkpoint::check_version;
+use super::checkpoint::check_entry;
 use crate::limits;
 use crate::types::Offset;
 
@@ -57,7 +57,7 @@ impl IndexedEvent {
         let damaged = |what: &str| {
             StateError::Corrupt(format!("a place in the history cannot be read: {what}"))
         };
-        check_version(entry)?;
+        check_entry(entry)?;
         let entry: &[u8; ENTRY_BYTES] = entry
             .try_into()
             .map_err(|_| damaged("its entry has another length"))?;

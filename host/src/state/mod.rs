@@ -22,6 +22,7 @@ pub(crate) mod faults;
 mod feed;
 mod history;
 pub mod objects;
+mod pages;
 mod parked;
 pub mod slate;
 
@@ -33,12 +34,14 @@ pub use parked::{ActionPoint, ParkedCause, ParkedRecord};
 /// Each kind of entry of a store has a first byte of its own.
 const _: () = {
     let prefixes = [
-        changes::STATE_PREFIX,
+        checkpoint::STATE_PREFIX_V1,
         parked::PARKED_PREFIX,
         feed::CHANGE_PREFIX,
         feed::NUMBER_PREFIX,
         feed::DELETION_PREFIX,
         history::HISTORY_PREFIX,
+        pages::PAGE_PREFIX,
+        pages::BOUND_PREFIX,
     ];
     let mut at = 1;
     while at < prefixes.len() {

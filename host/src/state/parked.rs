@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::StateError;
-use super::checkpoint::check_version;
+use super::checkpoint::check_entry;
 use crate::types::Offset;
 
 /// First byte of the key of every entry that holds a parked record.
@@ -164,7 +164,7 @@ pub(super) fn decode_parked(key: &[u8], bytes: &[u8]) -> Result<ParkedRecord, St
         |what: &str| StateError::Corrupt(format!("a parked record cannot be read: {what}"));
     let offset = key.get(1..).and_then(|offset| offset.try_into().ok());
     let offset = offset.ok_or_else(|| damaged("its entry names no offset"))?;
-    check_version(bytes)?;
+    check_entry(bytes)?;
     let message = ParkedV1::decode(Bytes::copy_from_slice(&bytes[1..]))
         .map_err(|it| damaged(&it.to_string()))?;
     let headers = message.headers.into_iter();

@@ -11,6 +11,7 @@
 mod gate;
 mod leftovers;
 mod merge;
+mod pages;
 mod partition;
 mod peek;
 mod snapshot;
@@ -37,6 +38,7 @@ use tokio_util::task::AbortOnDropHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::gate::Gate;
+use self::pages::{PageFilters, PageMerge};
 use self::partition::SlatePartition;
 use super::objects::unwritable;
 use super::{PartitionStore, StateError, StateSnapshot, StateStore, StoreId};
@@ -51,8 +53,8 @@ const UNFLUSHED_BYTES_MAX: usize = 2 * MEMTABLE_BYTES;
 const MANIFEST_POLL_INTERVAL: Duration = Duration::from_secs(3600);
 /// Unit in which the memory for commits is given out.
 const COMMIT_UNIT_BYTES: usize = 1024;
-/// From this many keys a sorted file has a Bloom filter.
-const FILTER_KEYS_MIN: u32 = 64;
+/// From this many entries a sorted file has a Bloom filter; a page counts as one.
+const FILTER_KEYS_MIN: u32 = 8;
 
 /// How the databases of a host are kept.
 #[derive(Debug, Clone)]
@@ -138,8 +140,11 @@ impl SlateStore {
         self.remove_leftovers(&path, leftovers::remove_staged)
             .await?;
         let cache_scope = xxh3_64(path.as_ref().as_bytes());
+        let pages = PageMerge::default();
         let opening = slatedb::Db::builder(path.clone(), Arc::new(gate.clone()))
             .with_settings(database_settings())
+            .with_merge_operator(Arc::new(pages.clone()))
+            .with_filter_policies(PageFilters::policies())
             .with_db_cache(Arc::clone(&self.cache), cache_scope)
             // What was just committed is in the caller's memory: caching it again costs both.
             .with_block_cache_policy(
@@ -153,13 +158,10 @@ impl SlateStore {
             reason = gate.unwritable() => Err(StateError::NotWritable(reason)),
             () = tokio::time::sleep(limits::STATE_CALL_MAX) => Err(no_answer(&gate)),
         };
-        match opened {
-            Ok(db) => Ok(Box::new(SlatePartition::new(id, path, db, gate, self))),
-            Err(error) => {
-                gate.shut();
-                Err(error)
-            }
-        }
+        let db = opened.inspect_err(|_| gate.shut())?;
+        let partition = SlatePartition::new(id, path, db, pages, gate, self);
+        partition.prepare().await?;
+        Ok(Box::new(partition))
     }
 
     /// Every `state/<plugin>/<generation>` that holds anything.

@@ -26,6 +26,7 @@ use slatedb::manifest::VersionedManifest;
 use tokio::sync::{Semaphore, watch};
 
 use super::gate::Gate;
+use super::pages::{PageFilters, PageMerge};
 use super::{FILTER_KEYS_MIN, SlateSettings};
 use crate::limits;
 
@@ -39,6 +40,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 pub(super) struct Upkeep {
     path: Path,
     gate: Gate,
+    pages: PageMerge,
     settings: Arc<SlateSettings>,
     /// Shared by all stores of a host.
     merges: Arc<Semaphore>,
@@ -56,12 +58,14 @@ impl Upkeep {
     pub(super) fn new(
         path: Path,
         gate: Gate,
+        pages: PageMerge,
         settings: Arc<SlateSettings>,
         merges: Arc<Semaphore>,
     ) -> Self {
         Self {
             path,
             gate,
+            pages,
             settings,
             merges,
         }
@@ -76,6 +80,8 @@ impl Upkeep {
         let compactor = CompactorBuilder::new(self.path.clone(), Arc::new(self.gate.clone()))
             .with_options(self.compactor_options())
             .with_expected_epoch(epoch)
+            .with_merge_operator(Arc::new(self.pages.clone()))
+            .with_filter_policies(PageFilters::policies())
             .with_scheduler_supplier(Arc::new(OneMerge(Arc::new(plan))))
             .build();
         let mut running = tokio::spawn({

@@ -3,36 +3,42 @@
 //! Invariants: reads see what is durable, never a commit that may still fail; at most one commit
 //! that failed waits inside SlateDB, and nothing new is written before it; nothing is collected
 //! while a commit is under way. Upkeep may run beside reads and commits. Locks are taken in the
-//! order `maintaining`, `writing`. A key's first byte keeps checkpoint, states, parked records and the feed of
-//! changes apart, so that states are scanned in order of key.
+//! order `maintaining`, `writing`. A key's first byte keeps checkpoint, pages of states, parked records, history and the
+//! feed of changes apart.
 
+mod convert;
 mod feed;
+mod layout;
+mod states;
 
-use std::cmp::Ordering;
 use std::fmt;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
 
 use async_trait::async_trait;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use object_store::path::Path;
-use slatedb::config::{
-    CloseOptions, DurabilityLevel, FlushOptions, FlushType, ReadOptions, ScanOptions,
-};
+use parking_lot::RwLock;
+use slatedb::config::{CloseOptions, DurabilityLevel, FlushOptions, FlushType, ScanOptions};
 use slatedb::{CloseReason, Db, DbIterator, ErrorKind, IterationOrder, WriteBatch};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore};
 
+pub(super) use self::convert::states_v1;
 use self::feed::{Feed, ROWS_OF_A_CHANGE, Row};
+use self::layout::{Layout, PageRows};
+use self::states::read_options;
+pub(super) use self::states::{ReadFault, Scan};
 use super::gate::Gate;
 use super::merge::Upkeep;
-use super::{COMMIT_UNIT_BYTES, MEMTABLE_BYTES, SlateSettings, SlateStore, fault, no_answer, on};
+use super::pages::PageMerge;
+use super::{COMMIT_UNIT_BYTES, SlateSettings, SlateStore, fault, no_answer, on};
 use crate::limits;
-use crate::state::changes::STATE_PREFIX;
-use crate::state::checkpoint::{decode_checkpoint, decode_state, encode_checkpoint};
+use crate::state::checkpoint::{decode_checkpoint, encode_checkpoint};
 use crate::state::history::range_of;
+use crate::state::pages::PAGE_BYTES;
 use crate::state::parked::{PARKED_PREFIX, decode_parked, encode_parked, parked_key};
 use crate::state::{
     ChangeNumber, Checkpoint, Commit, FeedPage, IndexedEvent, KeyState, ParkedRecord,
@@ -40,12 +46,8 @@ use crate::state::{
 };
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
-/// What SlateDB holds of an entry while it is written, beside key and state.
+/// What SlateDB holds of an entry while it is written, beside its key and itself.
 const WRITTEN_ENTRY_BYTES: usize = 400;
-/// Changes that are handed to SlateDB at once.
-const BATCH_CHANGES: usize = 512;
-/// More than SlateDB counts for an entry of a file, beside key and state.
-const FILE_ENTRY_BYTES: usize = 64;
 /// Bytes that a scan reads at once.
 const SCAN_READ_BYTES: usize = 64 * 1024;
 
@@ -62,6 +64,9 @@ struct Open {
     gate: Gate,
     settings: Arc<SlateSettings>,
     upkeep: Upkeep,
+    pages: PageMerge,
+    /// The pages that are durable; `None` = a commit may have changed them.
+    layout: RwLock<Option<Arc<Layout>>>,
     writing: Mutex<Writing>,
     maintaining: Mutex<()>,
     /// Memory for commits that are being written, shared by all stores of the host.
@@ -75,25 +80,14 @@ struct Open {
 /// What the one who writes has to know.
 #[derive(Debug)]
 struct Writing {
-    /// What a commit that failed or was given up left in SlateDB's memory.
-    rest: Rest,
+    /// Whether a commit that failed or was given up may be in SlateDB's memory, which still tries to write it.
+    has_rest: bool,
     /// Commits since the last collection; a store that was just opened may have leftovers.
     commits: u64,
     /// Whether anything was committed since the last upkeep.
     changed: bool,
     /// What the last commit left of the feed; `None` = it has to be looked up.
     feed: Option<Feed>,
-}
-
-/// What of a commit is in SlateDB's memory and not known to be durable.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rest {
-    /// None of it.
-    Nothing,
-    /// Some of its states; they must not become durable without the others and the position.
-    Part,
-    /// All of it: SlateDB still tries to write it.
-    Whole,
 }
 
 impl fmt::Debug for SlatePartition {
@@ -105,7 +99,14 @@ impl fmt::Debug for SlatePartition {
 }
 
 impl SlatePartition {
-    pub(super) fn new(id: StoreId, path: Path, db: Db, gate: Gate, host: SlateStore) -> Self {
+    pub(super) fn new(
+        id: StoreId,
+        path: Path,
+        db: Db,
+        pages: PageMerge,
+        gate: Gate,
+        host: SlateStore,
+    ) -> Self {
         let SlateStore {
             settings,
             runtime,
@@ -113,10 +114,16 @@ impl SlatePartition {
             commits: commit_memory,
             ..
         } = host;
-        let upkeep = Upkeep::new(path, gate.clone(), Arc::clone(&settings), merges);
+        let upkeep = Upkeep::new(
+            path,
+            gate.clone(),
+            pages.clone(),
+            Arc::clone(&settings),
+            merges,
+        );
         let commits = settings.collect_commits;
         let writing = Mutex::new(Writing {
-            rest: Rest::Nothing,
+            has_rest: false,
             commits,
             changed: false,
             feed: None,
@@ -127,6 +134,8 @@ impl SlatePartition {
             db,
             gate,
             upkeep,
+            pages,
+            layout: RwLock::new(None),
             writing,
             maintaining,
             commits_max: (settings.commits_bytes / COMMIT_UNIT_BYTES).max(1),
@@ -135,6 +144,17 @@ impl SlatePartition {
             looks: AtomicUsize::new(0),
         });
         Self { open, runtime }
+    }
+
+    /// Learns which pages there are, and makes pages of states that are in none.
+    pub(super) async fn prepare(&self) -> Result<(), StateError> {
+        self.run(|open| async move {
+            let layout = open.stored_layout().await?;
+            let layout = open.convert(layout).await?;
+            *open.layout.write() = Some(Arc::new(layout));
+            Ok(())
+        })
+        .await
     }
 
     async fn run<T, F>(&self, work: impl FnOnce(Arc<Open>) -> F) -> Result<T, StateError>
@@ -165,12 +185,8 @@ impl PartitionStore for SlatePartition {
     }
 
     async fn get(&self, key: &[u8]) -> Result<Option<KeyState>, StateError> {
-        let key = state_key(key);
-        self.run(|open| async move {
-            let found = open.read(&key).await?;
-            found.map(|bytes| decode_state(&bytes)).transpose()
-        })
-        .await
+        let key = Bytes::copy_from_slice(key);
+        self.run(|open| async move { open.state(&key).await }).await
     }
 
     async fn get_many(
@@ -178,7 +194,7 @@ impl PartitionStore for SlatePartition {
         keys: &[Bytes],
         bytes_max: usize,
     ) -> Result<Vec<Option<KeyState>>, StateError> {
-        let keys: Vec<Bytes> = keys.iter().map(|key| state_key(key)).collect();
+        let keys = keys.to_vec();
         self.run(|open| async move { open.get_many(keys, bytes_max).await })
             .await
     }
@@ -189,11 +205,14 @@ impl PartitionStore for SlatePartition {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
-        let Some(range) = scan_range(prefix, after) else {
-            return Ok(Vec::new());
-        };
-        self.run(|open| async move { open.scan(range, limit).await })
-            .await
+        let scan = Scan::new(prefix, after, limit);
+        self.run(|open| async move {
+            let found = open
+                .answered(async { Ok(scan.run(&open.db).await) })
+                .await?;
+            found.map_err(|fault| open.read_fault(fault))
+        })
+        .await
     }
 
     async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError> {
@@ -258,8 +277,8 @@ impl PartitionStore for SlatePartition {
 
 impl Open {
     async fn read(&self, key: &[u8]) -> Result<Option<Bytes>, StateError> {
-        let options = ReadOptions::new().with_durability_filter(DurabilityLevel::Remote);
-        self.answered(self.db.get_with_options(key, &options)).await
+        self.answered(self.db.get_with_options(key, &read_options()))
+            .await
     }
 
     async fn get_many(
@@ -272,34 +291,17 @@ impl Open {
         let mut found = Vec::with_capacity(keys.len());
         let reads = keys
             .into_iter()
-            .map(|key| async move { self.read(&key).await });
+            .map(|key| async move { self.state(&key).await });
         let mut reads = stream::iter(reads).buffered(limits::STATE_READS_CONCURRENT_MAX);
         let mut bytes = 0;
         while bytes < bytes_max
             && let Some(read) = reads.next().await
         {
-            let state = read?.map(|bytes| decode_state(&bytes)).transpose()?;
-            // What is read is cut out of a block, which would stay in memory as long as the state.
-            let state = state.map(|state| KeyState {
-                state: Bytes::copy_from_slice(&state.state),
-                ..state
-            });
+            let state = read?;
             bytes += state.as_ref().map_or(0, |state| state.state.len());
             found.push(state);
         }
         Ok(found)
-    }
-
-    async fn scan(
-        &self,
-        range: (Bound<Bytes>, Bound<Bytes>),
-        limit: usize,
-    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
-        let found = self.entries(range, limit).await?;
-        found
-            .into_iter()
-            .map(|(key, bytes)| Ok((key.slice(1..), decode_state(&bytes)?)))
-            .collect()
     }
 
     /// Stored keys and what is stored under them, in order of key.
@@ -335,17 +337,15 @@ impl Open {
             }
         }
         let mut writing = self.writing.lock().await;
-        let units = (written_bytes(&commit) / COMMIT_UNIT_BYTES).clamp(1, self.commits_max);
+        if writing.has_rest {
+            self.written(self.flush()).await?;
+            writing.has_rest = false;
+        }
+        let layout = self.known_layout().await?;
+        let units =
+            (written_bytes(&commit, &layout) / COMMIT_UNIT_BYTES).clamp(1, self.commits_max);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let _memory = self.commits.acquire_many(units).await;
-        let flush = FlushOptions {
-            flush_type: FlushType::MemTable,
-        };
-        if writing.rest == Rest::Whole {
-            let rest = self.db.flush_with_options(flush.clone());
-            self.written(rest).await?;
-            writing.rest = Rest::Nothing;
-        }
         // What is known of the feed holds as long as every commit becomes durable, and is one that the feed knows.
         let feed = writing.feed.take();
         let (feed, rows) = match commit.feed {
@@ -355,23 +355,58 @@ impl Open {
                 (Some(feed), rows)
             }
         };
-        self.written(async {
-            // A part that was left is flushed together with this commit, which covers it.
-            let is_alone = writing.rest != Rest::Part;
-            writing.rest = Rest::Part;
-            for batch in batches_of(&commit, rows, is_alone) {
-                self.db.write(batch).await?;
-            }
-            writing.rest = Rest::Whole;
-            self.db.flush_with_options(flush).await?;
-            writing.rest = Rest::Nothing;
-            Ok(())
-        })
-        .await?;
+        let mut batch = beside_states(&commit);
+        put_rows(rows, &mut batch);
+        let pages = self.page_rows(&layout, &commit.changes).await?;
+        self.write(&mut writing, &layout, pages, batch).await?;
         writing.feed = feed;
         writing.commits += 1;
         writing.changed = true;
         Ok(())
+    }
+
+    /// Writes pages and what else is in a batch, as one file, and waits until it is durable.
+    async fn write(
+        &self,
+        writing: &mut Writing,
+        layout: &Layout,
+        pages: PageRows,
+        mut batch: WriteBatch,
+    ) -> Result<(), StateError> {
+        let changed = pages.changed_layout(layout);
+        pages.write(&mut batch);
+        writing.has_rest = true;
+        if changed.is_some() {
+            *self.layout.write() = None;
+        }
+        self.written(async {
+            self.db.write(batch).await?;
+            self.flush().await
+        })
+        .await?;
+        writing.has_rest = false;
+        if let Some(changed) = changed {
+            *self.layout.write() = Some(Arc::new(changed));
+        }
+        Ok(())
+    }
+
+    async fn flush(&self) -> Result<(), slatedb::Error> {
+        let flush_type = FlushType::MemTable;
+        self.db
+            .flush_with_options(FlushOptions { flush_type })
+            .await
+    }
+
+    /// The layout that a commit begins with: nothing of an earlier one may still become durable.
+    async fn known_layout(&self) -> Result<Arc<Layout>, StateError> {
+        let known = self.layout.read().clone();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let stored = Arc::new(self.stored_layout().await?);
+        *self.layout.write() = Some(Arc::clone(&stored));
+        Ok(stored)
     }
 
     async fn maintain(&self) -> Result<(), StateError> {
@@ -478,6 +513,13 @@ impl Open {
         }
     }
 
+    fn read_fault(&self, fault: ReadFault) -> StateError {
+        match fault {
+            ReadFault::Store(error) => self.fault(&error),
+            ReadFault::State(error) => error,
+        }
+    }
+
     fn fault(&self, error: &slatedb::Error) -> StateError {
         match self.db.status().close_reason {
             Some(CloseReason::Fenced) => StateError::Fenced(self.id.to_string()),
@@ -490,74 +532,36 @@ impl Open {
     }
 }
 
-/// Memory that a commit takes until it is written: as a batch, as a table in order, and as a file.
-fn written_bytes(commit: &Commit) -> usize {
-    let feed_entries = commit.feed.map_or(0, |_| ROWS_OF_A_CHANGE);
-    let (entries, bytes) = size_of(commit);
-    let entries = entries + feed_entries * commit.changes.len();
-    let bytes = bytes + feed_entries * commit.changes.key_bytes();
-    WRITTEN_ENTRY_BYTES * entries + 2 * bytes
-}
-
-/// How many entries a commit has, and their bytes.
-fn size_of(commit: &Commit) -> (usize, usize) {
+/// Memory that a commit takes until it is written: as pages, as a batch with copies of them, and as a file.
+fn written_bytes(commit: &Commit, layout: &Layout) -> usize {
+    let state_bytes = commit.changes.stored_bytes();
+    let states = commit.changes.len();
     let parked = commit.parked.iter().flat_map(|(_, record)| record);
     let history = commit.history.iter().map(IndexedEvent::stored_bytes);
-    let beside: usize = parked.map(|it| it.bytes()).chain(history).sum();
-    (
-        commit.changes.len() + commit.parked.len() + commit.history.len(),
-        commit.changes.stored_bytes() + beside,
-    )
-}
-
-/// A commit in pieces for `SlateDB`'s memory, from where one flush makes one file of all of them: a piece is
-/// ordered in a tree that stays in the processor's cache. One that might fill a file by itself, or with what
-/// lies there already, is one piece: `SlateDB` begins another file between two pieces, never within one.
-///
-/// Keys and states stay where the commit has them, in one allocation. `SlateDB` keeps the first and the last key
-/// of a file for as long as the file is in use: those two are copies, so that the allocation goes when the commit
-/// is flushed. What comes in order is cheaper to put in order, in the pieces and in the table behind them.
-fn batches_of(commit: &Commit, feed: Vec<Row>, is_alone: bool) -> impl Iterator<Item = WriteBatch> {
-    let (entries, bytes) = size_of(commit);
-    let feed_bytes = |(key, stored): &Row| key.len() + stored.as_ref().map_or(0, Bytes::len);
-    let entries = entries + feed.len();
-    let bytes = bytes + feed.iter().map(feed_bytes).sum::<usize>();
-    let file_bytes = bytes + FILE_ENTRY_BYTES * entries;
-    let piece = if is_alone && file_bytes <= MEMTABLE_BYTES / 2 {
-        BATCH_CHANGES
-    } else {
-        usize::MAX
+    let beside_bytes: usize = parked.map(|it| it.bytes()).chain(history).sum();
+    let (feed_entries, feed_bytes) = match commit.feed {
+        Some(_) => (
+            ROWS_OF_A_CHANGE * states,
+            ROWS_OF_A_CHANGE * commit.changes.key_bytes(),
+        ),
+        None => (0, 0),
     };
-    let last = commit.changes.len().saturating_sub(1);
-    let mut changes = commit.changes.in_order().enumerate();
-    let mut feed = feed.into_iter();
-    let mut first = Some(beside_states(commit));
-    std::iter::from_fn(move || {
-        let mut batch = first.take().unwrap_or_default();
-        for (index, (key, state)) in changes.by_ref().take(piece) {
-            let key = if index == 0 || index == last {
-                Bytes::copy_from_slice(&key)
-            } else {
-                key
-            };
-            match state {
-                Some(state) => batch.put_bytes(key, state),
-                None => batch.delete(key),
-            }
-        }
-        if changes.len() == 0 {
-            for (key, stored) in feed.by_ref().take(piece) {
-                match stored {
-                    Some(stored) => batch.put_bytes(key, stored),
-                    None => batch.delete(key),
-                }
-            }
-        }
-        (!batch.is_empty()).then_some(batch)
-    })
+    // A page that changes, and one for each that is cut.
+    let pages = states.min(layout.len() + state_bytes / PAGE_BYTES + 1);
+    let entries = pages + commit.parked.len() + commit.history.len() + feed_entries;
+    WRITTEN_ENTRY_BYTES * entries + 3 * state_bytes + 2 * (beside_bytes + feed_bytes)
 }
 
-/// What a commit has besides states: the piece that is never missing.
+fn put_rows(rows: Vec<Row>, into: &mut WriteBatch) {
+    for (key, stored) in rows {
+        match stored {
+            Some(stored) => into.put_bytes(key, stored),
+            None => into.delete(key),
+        }
+    }
+}
+
+/// What a commit has besides states.
 fn beside_states(commit: &Commit) -> WriteBatch {
     let mut batch = WriteBatch::new();
     batch.put_bytes(
@@ -575,13 +579,6 @@ fn beside_states(commit: &Commit) -> WriteBatch {
         batch.put_bytes(key, entry);
     }
     batch
-}
-
-fn state_key(key: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(1 + key.len());
-    bytes.put_u8(STATE_PREFIX);
-    bytes.put_slice(key);
-    bytes.freeze()
 }
 
 /// How entries are read in order.
@@ -614,74 +611,4 @@ pub(super) fn parked_range() -> (Bound<Bytes>, Bound<Bytes>) {
         Bound::Included(first),
         Bound::Excluded(Bytes::from_static(&BEHIND)),
     )
-}
-
-/// Keys that start with `prefix`, behind `after`; `None` if there can be none.
-pub(super) fn scan_range(
-    prefix: &[u8],
-    after: Option<&[u8]>,
-) -> Option<(Bound<Bytes>, Bound<Bytes>)> {
-    let first = state_key(prefix);
-    let end = successor(&first);
-    match after.map(state_key) {
-        Some(after) if after >= end => None,
-        Some(after) if after >= first => Some((Bound::Excluded(after), Bound::Excluded(end))),
-        _ => Some((Bound::Included(first), Bound::Excluded(end))),
-    }
-}
-
-/// The first key behind all that start with `prefix`, whose first byte is [`STATE_PREFIX`].
-fn successor(prefix: &[u8]) -> Bytes {
-    let last = prefix
-        .iter()
-        .rposition(|byte| byte.cmp(&u8::MAX) == Ordering::Less);
-    let last = last.expect("the first byte is not 0xff");
-    let mut end = BytesMut::from(&prefix[..=last]);
-    end[last] += 1;
-    end.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_commit_that_might_fill_a_file_is_one_piece() {
-        let of = |keys: usize, state_bytes: usize, is_alone| {
-            let state = KeyState {
-                state: Bytes::from(vec![0; state_bytes]),
-                changed_at: crate::types::Offset(1),
-                changed_at_ms: 1,
-            };
-            let changes = (0..keys).map(|n| (Bytes::from(format!("{n:06}")), Some(state.clone())));
-            let commit = Commit {
-                changes: changes.collect(),
-                parked: Vec::new(),
-                feed: None,
-                history: Vec::new(),
-                checkpoint: crate::state::slate::tests::checkpoint(1),
-            };
-            batches_of(&commit, Vec::new(), is_alone).count()
-        };
-        assert_eq!(of(0, 0, true), 1, "its position");
-        assert_eq!(of(1_000, 10, true), 2);
-        assert_eq!(of(1_000, 10, false), 1);
-        assert_eq!(of(1_000, MEMTABLE_BYTES / 1_500, true), 1);
-    }
-
-    #[test]
-    fn a_scan_covers_its_prefix_and_no_more() {
-        let key = |bytes: &'static [u8]| Bytes::from_static(bytes);
-        let (from, to) = scan_range(b"", None).unwrap();
-        assert_eq!(
-            (from, to),
-            (Bound::Included(key(b"\x01")), Bound::Excluded(key(b"\x02")))
-        );
-        let (from, to) = scan_range(b"a\xff", Some(b"a\xff\x00")).unwrap();
-        assert_eq!(from, Bound::Excluded(key(b"\x01a\xff\x00")));
-        assert_eq!(to, Bound::Excluded(key(b"\x01b")));
-        let (from, _) = scan_range(b"b", Some(b"a")).unwrap();
-        assert_eq!(from, Bound::Included(key(b"\x01b")));
-        assert_eq!(scan_range(b"a", Some(b"b")), None);
-    }
 }

@@ -13,7 +13,7 @@ use super::partition::CHECKPOINT_KEY;
 use super::{fault, no_answer};
 use crate::limits;
 use crate::state::StateError;
-use crate::state::checkpoint::check_version;
+use crate::state::checkpoint::check_checkpoint;
 
 /// Refuses the database at `path` if a newer version wrote it. Nothing happens where there is none.
 ///
@@ -22,7 +22,7 @@ use crate::state::checkpoint::check_version;
 pub(super) async fn check_format(path: &Path, gate: &Gate) -> Result<(), StateError> {
     let looking = newest_checkpoint(path, gate);
     match tokio::time::timeout(limits::STATE_CALL_MAX, looking).await {
-        Ok(Ok(Some(checkpoint))) => check_version(&checkpoint),
+        Ok(Ok(Some(checkpoint))) => check_checkpoint(&checkpoint),
         Ok(Ok(None)) => Ok(()),
         Ok(Err(error)) => Err(fault(gate, &error)),
         Err(_) => Err(no_answer(gate)),

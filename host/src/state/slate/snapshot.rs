@@ -19,7 +19,10 @@ use slatedb::{CheckpointCreateResult, DbReader, DbReaderMode};
 use tokio::runtime::Handle;
 
 use super::gate::Gate;
-use super::partition::{CHECKPOINT_KEY, collect, parked_range, scan_options, scan_range};
+use super::pages::{PageFilters, PageMerge};
+use super::partition::{
+    CHECKPOINT_KEY, ReadFault, Scan, collect, parked_range, scan_options, states_v1,
+};
 use super::{SlateStore, fault, no_answer, on};
 use crate::limits;
 use crate::state::checkpoint::{decode_checkpoint, decode_state};
@@ -70,6 +73,8 @@ impl SlateStore {
             let pin = admin.create_detached_checkpoint(&options).await?;
             let reader = DbReader::builder(path, Arc::new(gate.clone()))
                 .with_reader_mode(DbReaderMode::Checkpoint(pin.id))
+                .with_merge_operator(Arc::new(PageMerge::default()))
+                .with_filter_policies(PageFilters::policies())
                 .with_options(DbReaderOptions {
                     skip_wal_replay: true,
                     ..DbReaderOptions::default()
@@ -121,15 +126,22 @@ impl StateSnapshot for SlateSnapshot {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
-        let Some(range) = scan_range(&[], after) else {
-            return Ok(Vec::new());
-        };
+        let scan = Scan::new(&[], after, limit);
+        let not_in_pages = states_v1(after);
         self.run(|pinned| async move {
-            let found = pinned.entries(range, limit).await?;
-            found
-                .into_iter()
-                .map(|(key, bytes)| Ok((key.slice(1..), decode_state(&bytes)?)))
-                .collect()
+            let found = pinned.answered(async { Ok(scan.run(&pinned.reader).await) });
+            let mut found = found.await?.map_err(|fault| match fault {
+                ReadFault::Store(error) => super::fault(&pinned.gate, &error),
+                ReadFault::State(error) => error,
+            })?;
+            // Whoever has the database open may not have come to make pages of all states.
+            let beside = pinned.entries(not_in_pages, limit).await?;
+            for (key, bytes) in beside {
+                found.push((key.slice(1..), decode_state(&bytes)?));
+            }
+            found.sort_by(|left, right| left.0.cmp(&right.0));
+            found.truncate(limit);
+            Ok(found)
         })
         .await
     }

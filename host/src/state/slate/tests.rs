@@ -15,6 +15,7 @@ use crate::types::{DeploymentId, Digest, Epoch, Offset, Partition};
 use bytes::Bytes;
 
 mod feed;
+mod pages;
 
 fn id() -> StoreId {
     StoreId {

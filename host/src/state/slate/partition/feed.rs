@@ -14,7 +14,6 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::{CHECKPOINT_KEY, Open};
 use crate::limits;
-use crate::state::changes::STATE_PREFIX;
 use crate::state::checkpoint::{decode_state, encode_checkpoint};
 use crate::state::feed::{
     CHANGE_PREFIX, DELETION_PREFIX, FeedHead, HEAD_KEY, Numbered, decode_change, decode_deletion,
@@ -72,7 +71,6 @@ impl Open {
         let before = self.numbers_before(&feed, commit).await?;
         let mut rows = Vec::with_capacity(ROWS_OF_A_CHANGE * before.len() + 3 * expired.len() + 1);
         for ((key, state), before) in commit.changes.in_order().zip(before) {
-            let key = key.slice(1..);
             if let Some(Numbered { number, deleted }) = before {
                 rows.push((numbered_key(CHANGE_PREFIX, number, &key), None));
                 if deleted {
@@ -179,12 +177,10 @@ impl Open {
         commit: &Commit,
     ) -> Result<Vec<Option<Numbered>>, StateError> {
         let reads = commit.changes.in_order().map(|(key, _)| async move {
-            debug_assert_eq!(key.first(), Some(&STATE_PREFIX));
-            let key = &key[1..];
-            if let Some(known) = feed.known.get(&xxh3_128(key)) {
+            if let Some(known) = feed.known.get(&xxh3_128(&key)) {
                 return Ok(Some(*known));
             }
-            let found = self.read(&number_key(key)).await?;
+            let found = self.read(&number_key(&key)).await?;
             found.map(|found| decode_number(&found)).transpose()
         });
         let mut reads = stream::iter(reads).buffered(limits::STATE_READS_CONCURRENT_MAX);

@@ -1,0 +1,271 @@
+//! Which pages a database has, and what a commit writes of them. Part of `slate::partition`.
+//!
+//! Invariants: the first page begins with the empty key; every page has its entry and its bound, or neither; commits add
+//! and remove pages, one commit at a time, each as a whole. While one does, nobody knows the layout: reads then look for
+//! the page of a key among the stored bounds. A page that is not found under a number from there was just removed.
+
+use std::collections::HashSet;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
+use slatedb::WriteBatch;
+
+use super::Open;
+use crate::limits;
+use crate::state::pages::{
+    BOUND_PREFIX, Entry, PAGE_BYTES, PAGE_BYTES_MAX, PageBuilder, PageNumber, bound_key, damaged,
+    merge,
+};
+use crate::state::{StateChanges, StateError};
+
+/// All pages: their first keys, in order, and their numbers. None in a new database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Layout {
+    pages: Vec<(Bytes, PageNumber)>,
+    next: PageNumber,
+}
+
+/// What a commit changes of a page.
+#[derive(Debug)]
+struct PageChange {
+    first: Bytes,
+    /// `None` in a new database.
+    number: Option<PageNumber>,
+    /// A page of the changes.
+    changes: Bytes,
+}
+
+impl Layout {
+    /// The layout of stored bounds and the stored number of the next page.
+    fn of(bounds: &[(Bytes, Bytes)], next: Option<&[u8]>) -> Result<Self, StateError> {
+        let pages = bounds.iter().map(|(key, number)| {
+            // A copy: what is read is cut out of a block.
+            let first = Bytes::copy_from_slice(&key[1..]);
+            Ok((first, PageNumber::decode(number).ok_or_else(damaged)?))
+        });
+        Ok(Self {
+            pages: pages.collect::<Result<_, StateError>>()?,
+            next: match next {
+                Some(next) => PageNumber::decode(next).ok_or_else(damaged)?,
+                None => PageNumber::FIRST,
+            },
+        })
+    }
+
+    /// How many pages there are.
+    pub(super) fn len(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Whether the first page is there: without, the database is new, or was written before there were pages.
+    pub(super) fn has_begun(&self) -> bool {
+        self.pages
+            .first()
+            .is_some_and(|(first, _)| first.is_empty())
+    }
+
+    /// The page that a key belongs to.
+    pub(super) fn page_of(&self, key: &[u8]) -> Option<PageNumber> {
+        let behind = self.pages.partition_point(|(first, _)| first <= key);
+        self.pages[..behind].last().map(|(_, number)| *number)
+    }
+
+    /// What `changes` are of each page, in order.
+    fn changes_of_pages(&self, changes: &StateChanges) -> Vec<PageChange> {
+        let mut found = Vec::new();
+        let mut page = PageBuilder::new();
+        let mut at = 0;
+        let change_of = |at: usize, page: &mut PageBuilder| PageChange {
+            first: self
+                .pages
+                .get(at)
+                .map(|it| it.0.clone())
+                .unwrap_or_default(),
+            number: self.pages.get(at).map(|it| it.1),
+            changes: page.take(),
+        };
+        changes.for_each_in_order(|key, state| {
+            let behind = self.pages.get(at + 1..).unwrap_or_default();
+            if behind.first().is_some_and(|(next, _)| next <= key) {
+                if !page.is_empty() {
+                    found.push(change_of(at, &mut page));
+                }
+                at += behind.partition_point(|(next, _)| next <= key);
+            }
+            page.push((key, state));
+        });
+        if !page.is_empty() {
+            found.push(change_of(at, &mut page));
+        }
+        found
+    }
+
+    /// These pages without a change, of those that are still there.
+    fn unchanged(&self, mut numbers: HashSet<PageNumber>) -> Vec<PageChange> {
+        let pages = self.pages.iter().filter(|(_, it)| numbers.remove(it));
+        let unchanged = pages.map(|(first, number)| PageChange {
+            first: first.clone(),
+            number: Some(*number),
+            changes: PageBuilder::new().take(),
+        });
+        unchanged.collect()
+    }
+}
+
+/// What is written of the pages.
+#[derive(Debug)]
+pub(super) struct PageRows {
+    changed: Vec<(PageNumber, Bytes)>,
+    whole: Vec<(PageNumber, Bytes)>,
+    /// First keys of new pages.
+    begun: Vec<(Bytes, PageNumber)>,
+    removed: HashSet<PageNumber>,
+    /// First keys of pages that were removed.
+    ended: Vec<Bytes>,
+    next: PageNumber,
+}
+
+impl PageRows {
+    /// Nothing yet, on a database of this layout.
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self {
+            changed: Vec::new(),
+            whole: Vec::new(),
+            begun: Vec::new(),
+            removed: HashSet::new(),
+            ended: Vec::new(),
+            next: layout.next,
+        }
+    }
+
+    /// Writes new pages of `entries`, the first of them from the key `first` on, in place of the one that begins there.
+    pub(super) fn write_anew<'e>(
+        &mut self,
+        first: Bytes,
+        replaced: Option<PageNumber>,
+        entries: impl IntoIterator<Item = Entry<'e>>,
+    ) {
+        if let Some(number) = replaced {
+            self.removed.insert(number);
+            self.ended.push(first.clone());
+        }
+        let mut page = PageBuilder::new();
+        let mut begins = Some(first);
+        let mut entries = entries.into_iter().filter(|entry| entry.1.is_some());
+        for entry in &mut entries {
+            if page.len() >= PAGE_BYTES {
+                let first = begins.take().expect("a page has a first key");
+                self.begin(first, page.take());
+            }
+            page.push(entry);
+            begins.get_or_insert_with(|| Bytes::copy_from_slice(entry.0));
+        }
+        let first = begins.expect("the last page is not written yet");
+        if !page.is_empty() || first.is_empty() {
+            self.begin(first, page.take());
+        }
+    }
+
+    fn begin(&mut self, first: Bytes, page: Bytes) {
+        let number = self.next;
+        self.next = PageNumber(number.0 + 1);
+        self.whole.push((number, page));
+        self.begun.push((first, number));
+    }
+
+    /// The layout once this is written; `None` = as before.
+    pub(super) fn changed_layout(&self, layout: &Layout) -> Option<Layout> {
+        if self.begun.is_empty() && self.removed.is_empty() {
+            return None;
+        }
+        let kept = layout.pages.iter();
+        let kept = kept.filter(|(_, number)| !self.removed.contains(number));
+        let mut pages: Vec<_> = kept.chain(&self.begun).cloned().collect();
+        pages.sort_unstable();
+        Some(Layout {
+            pages,
+            next: self.next,
+        })
+    }
+
+    /// Adds all to a batch.
+    pub(super) fn write(self, batch: &mut WriteBatch) {
+        for (number, page) in self.changed {
+            batch.merge(number.key(), page);
+        }
+        for number in self.removed {
+            batch.delete(number.key());
+        }
+        // One that begins where another has ended comes in its place.
+        for first in self.ended {
+            batch.delete(bound_key(&first));
+        }
+        if !self.begun.is_empty() {
+            batch.put_bytes(PageNumber::NEXT_FREE.key(), self.next.encode());
+        }
+        for (number, page) in self.whole {
+            batch.put_bytes(number.key(), page);
+        }
+        for (first, number) in self.begun {
+            batch.put_bytes(bound_key(&first), number.encode());
+        }
+    }
+}
+
+impl Open {
+    /// What the changes of a commit write. Pages that have become too large, or get more than fits into one, are
+    /// written anew; so are those without a state, to be forgotten.
+    pub(super) async fn page_rows(
+        &self,
+        layout: &Layout,
+        changes: &StateChanges,
+    ) -> Result<PageRows, StateError> {
+        let mut rows = PageRows::new(layout);
+        let noticed = self.pages.take_noticed(limits::STATE_PAGES_REWRITTEN_MAX);
+        let mut noticed: HashSet<_> = noticed.into_iter().collect();
+        let mut anew = Vec::new();
+        for change in layout.changes_of_pages(changes) {
+            match change.number {
+                Some(number)
+                    if !noticed.remove(&number) && change.changes.len() <= PAGE_BYTES_MAX =>
+                {
+                    rows.changed.push((number, change.changes));
+                }
+                _ => anew.push(change),
+            }
+        }
+        anew.extend(layout.unchanged(noticed));
+        let reads = anew.into_iter().map(|change| async move {
+            let page = match change.number {
+                Some(number) => self.read(&number.key()).await?,
+                None => None,
+            };
+            Ok::<_, StateError>((change, page))
+        });
+        let mut reads = stream::iter(reads).buffered(limits::STATE_READS_CONCURRENT_MAX);
+        while let Some(read) = reads.next().await {
+            let (change, page) = read?;
+            let pages = page.iter().chain([&change.changes]);
+            let entries = merge(pages.map(|page| &page[..]))?;
+            rows.write_anew(change.first, change.number, entries);
+        }
+        Ok(rows)
+    }
+
+    /// The layout as it is stored.
+    pub(super) async fn stored_layout(&self) -> Result<Layout, StateError> {
+        let bounds = self.entries(bounds(), usize::MAX).await?;
+        let next = self.read(&PageNumber::NEXT_FREE.key()).await?;
+        Layout::of(&bounds, next.as_deref())
+    }
+}
+
+/// Stored keys of all bounds.
+pub(super) fn bounds() -> (Bound<Bytes>, Bound<Bytes>) {
+    const BEHIND: [u8; 1] = [BOUND_PREFIX + 1];
+    (
+        Bound::Included(Bytes::from_static(&[BOUND_PREFIX])),
+        Bound::Excluded(Bytes::from_static(&BEHIND)),
+    )
+}
