@@ -13,9 +13,9 @@ use foldhost_tests::wait::wait_until_ok;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-/// Unpacks the data folder that the first version left.
-fn first_format(scratch: &Scratch) -> Result<PathBuf> {
-    let archive = repository().join("tests/fixtures/format-1.tar.gz");
+/// Unpacks a data folder that an earlier version left.
+fn unpacked(format: &str, scratch: &Scratch) -> Result<PathBuf> {
+    let archive = repository().join(format!("tests/fixtures/{format}.tar.gz"));
     let status = Command::new("tar")
         .arg("xzf")
         .arg(&archive)
@@ -51,8 +51,17 @@ fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
 
 #[test]
 fn a_folder_of_the_first_format_is_read_and_gone_on_with() -> Result<()> {
-    let scratch = Scratch::new("format-1")?;
-    first_format(&scratch)?;
+    goes_on("format-1")
+}
+
+#[test]
+fn a_folder_with_states_in_pages_is_read_and_gone_on_with() -> Result<()> {
+    goes_on("format-2")
+}
+
+fn goes_on(format: &str) -> Result<()> {
+    let scratch = Scratch::new(format)?;
+    unpacked(format, &scratch)?;
     let start = Start::serve(scratch.path());
     for round in 0..2 {
         let host = start.ready()?;
@@ -93,7 +102,7 @@ fn what_a_newer_version_wrote_is_refused_and_left_as_it_is() -> Result<()> {
     ];
     for (index, (file, text)) in newer.into_iter().enumerate() {
         let scratch = Scratch::new(&format!("format-newer-{index}"))?;
-        let data = first_format(&scratch)?;
+        let data = unpacked("format-1", &scratch)?;
         let path = data.join(file);
         let text = match fs::read_to_string(&path) {
             Ok(before) if text.is_empty() => before

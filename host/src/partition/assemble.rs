@@ -181,6 +181,7 @@ impl Assembled {
     /// Looks all keys up in one tight loop: a table of states is larger than any cache, and lookups that do
     /// not depend on each other wait for memory together.
     fn find<S: States>(&mut self, states: &S) {
+        states.look_ahead(self.entities.iter().map(|entity| entity.hash));
         for (index, entity) in self.entities.iter_mut().enumerate() {
             entity.at = states.find(entity.hash, self.input.keys.get(index));
         }

@@ -25,6 +25,11 @@ pub trait States {
 
     /// State of the key at a place, if it has one.
     fn state(&self, at: Place) -> Option<&[u8]>;
+
+    /// Says which keys are looked for next, by their hashes.
+    fn look_ahead(&self, hashes: impl Iterator<Item = u64>) {
+        let _ = hashes;
+    }
 }
 
 /// An event that cannot be applied: nothing behind it was folded.

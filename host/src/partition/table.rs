@@ -26,6 +26,9 @@ use self::slot::{ENTRY_OVERHEAD_BYTES, Freshness, Slot, Slots};
 use super::changes::{Change, Changes, Place};
 use crate::state::{KeyState, StateChanges, StateChangesBuilder, StateRef};
 
+/// Slots that a freeze looks at together.
+const LOOKED_AT: usize = 64;
+
 /// States of one partition.
 #[derive(Debug)]
 pub(super) struct StateTable {
@@ -129,6 +132,20 @@ impl StateTable {
         found.map(|indexed| Place(indexed.slot))
     }
 
+    /// Looks at what lies under these hashes, step by step for all of them: the processor waits for many at once,
+    /// where a lookup waits for one thing after the other.
+    pub(super) fn look_ahead(&self, hashes: impl Iterator<Item = u64>) {
+        let slots = hashes.filter_map(|hash| {
+            let tag = Indexed::tag_of(hash);
+            let found = self
+                .index
+                .find(Indexed::hash_of(tag), |indexed| indexed.tag == tag);
+            found.map(|indexed| indexed.slot)
+        });
+        let slots: Vec<u32> = slots.collect();
+        self.slots.look_at(&slots);
+    }
+
     /// State at a place, which counts as used.
     pub(super) fn state_at(&self, at: Place) -> Option<&[u8]> {
         let slot = self.slots.used(at.0);
@@ -221,11 +238,14 @@ impl StateTable {
         let overhead = self.frozen.len() * ENTRY_OVERHEAD_BYTES;
         let mut changes =
             StateChangesBuilder::with_capacity(self.frozen.len(), self.frozen_bytes - overhead);
-        for at in &self.frozen {
-            let slot = self.slots.get_mut(*at);
-            assert!(slot.freshness == Freshness::Dirty, "a key is listed once");
-            slot.freshness = Freshness::Frozen;
-            changes.push(slot.key(), slot.state_ref());
+        for some in self.frozen.chunks(LOOKED_AT) {
+            self.slots.look_at(some);
+            for at in some {
+                let slot = self.slots.get_mut(*at);
+                assert!(slot.freshness == Freshness::Dirty, "a key is listed once");
+                slot.freshness = Freshness::Frozen;
+                changes.push(slot.key(), slot.state_ref());
+            }
         }
         changes.finish()
     }

@@ -85,14 +85,14 @@ pub(super) fn bound_key(first: &[u8]) -> Bytes {
 #[derive(Debug)]
 pub(super) struct PageBuilder {
     bytes: Vec<u8>,
-    entries: usize,
+    keys: usize,
 }
 
 impl PageBuilder {
     pub(super) fn new() -> Self {
         Self {
             bytes: vec![VERSION],
-            entries: 0,
+            keys: 0,
         }
     }
 
@@ -106,7 +106,7 @@ impl PageBuilder {
             }
             None => put_varint(GONE, &mut self.bytes),
         }
-        self.entries += 1;
+        self.keys += 1;
     }
 
     /// Bytes so far.
@@ -114,16 +114,21 @@ impl PageBuilder {
         self.bytes.len()
     }
 
+    /// How many keys it has so far.
+    pub(super) fn keys(&self) -> usize {
+        self.keys
+    }
+
     /// Whether there is no entry.
     pub(super) fn is_empty(&self) -> bool {
-        self.entries == 0
+        self.keys == 0
     }
 
     /// What was written so far, as a page; goes on with an empty one.
     pub(super) fn take(&mut self) -> Bytes {
         let page = Bytes::copy_from_slice(&self.bytes);
         self.bytes.truncate(1);
-        self.entries = 0;
+        self.keys = 0;
         page
     }
 }

@@ -337,4 +337,8 @@ impl States for Loaded<'_> {
     fn state(&self, at: Place) -> Option<&[u8]> {
         self.0.state_at(at)
     }
+
+    fn look_ahead(&self, hashes: impl Iterator<Item = u64>) {
+        self.0.look_ahead(hashes);
+    }
 }

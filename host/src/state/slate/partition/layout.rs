@@ -34,6 +34,15 @@ struct PageChange {
     number: Option<PageNumber>,
     /// A page of the changes.
     changes: Bytes,
+    /// How many keys change.
+    keys: usize,
+}
+
+impl PageChange {
+    /// Whether this alone is more than a page should be, and can be cut.
+    fn is_too_large(&self) -> bool {
+        self.keys > 1 && self.changes.len() > PAGE_BYTES_MAX
+    }
 }
 
 impl Layout {
@@ -83,6 +92,7 @@ impl Layout {
                 .map(|it| it.0.clone())
                 .unwrap_or_default(),
             number: self.pages.get(at).map(|it| it.1),
+            keys: page.keys(),
             changes: page.take(),
         };
         changes.for_each_in_order(|key, state| {
@@ -108,6 +118,7 @@ impl Layout {
             first: first.clone(),
             number: Some(*number),
             changes: PageBuilder::new().take(),
+            keys: 0,
         });
         unchanged.collect()
     }
@@ -215,7 +226,7 @@ impl PageRows {
 
 impl Open {
     /// What the changes of a commit write. Pages that have become too large, or get more than fits into one, are
-    /// written anew; so are those without a state, to be forgotten.
+    /// written anew; so are those without a state, to be forgotten. A large state comes to lie in a page of its own.
     pub(super) async fn page_rows(
         &self,
         layout: &Layout,
@@ -227,9 +238,7 @@ impl Open {
         let mut anew = Vec::new();
         for change in layout.changes_of_pages(changes) {
             match change.number {
-                Some(number)
-                    if !noticed.remove(&number) && change.changes.len() <= PAGE_BYTES_MAX =>
-                {
+                Some(number) if !noticed.remove(&number) && !change.is_too_large() => {
                     rows.changed.push((number, change.changes));
                 }
                 _ => anew.push(change),
