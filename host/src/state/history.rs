@@ -9,8 +9,8 @@ use std::ops::{Bound, Range};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::StateError;
 use super::checkpoint::check_entry;
+use super::{StateError, all_of};
 use crate::limits;
 use crate::types::Offset;
 
@@ -93,12 +93,9 @@ pub(super) fn range_of(key: &[u8], versions: &Range<u64>) -> (Bound<Bytes>, Boun
 
 /// Keys of all events, behind one.
 pub(super) fn range_behind(after: Option<&IndexedEvent>) -> (Bound<Bytes>, Bound<Bytes>) {
-    const BEHIND: [u8; 1] = [HISTORY_PREFIX + 1];
-    let from = match after {
-        Some(after) => Bound::Excluded(stored_key(&after.key, after.version)),
-        None => Bound::Included(Bytes::from_static(&[HISTORY_PREFIX])),
-    };
-    (from, Bound::Excluded(Bytes::from_static(&BEHIND)))
+    let (first, end) = all_of(HISTORY_PREFIX);
+    let behind = after.map(|after| Bound::Excluded(stored_key(&after.key, after.version)));
+    (behind.unwrap_or(first), end)
 }
 
 #[cfg(test)]

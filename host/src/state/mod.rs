@@ -6,7 +6,7 @@
 //! with [`StateError::Fenced`].
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -49,6 +49,15 @@ const _: () = {
         at += 1;
     }
 };
+
+/// Stored keys of all entries of a kind, by its first byte.
+fn all_of(prefix: u8) -> (Bound<Bytes>, Bound<Bytes>) {
+    let first_with = |prefix| Bytes::copy_from_slice(&[prefix]);
+    (
+        Bound::Included(first_with(prefix)),
+        Bound::Excluded(first_with(prefix + 1)),
+    )
+}
 
 /// Which store: one for each partition of each generation of each plugin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

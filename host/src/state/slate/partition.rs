@@ -42,7 +42,7 @@ use crate::state::pages::PAGE_BYTES;
 use crate::state::parked::{PARKED_PREFIX, decode_parked, encode_parked, parked_key};
 use crate::state::{
     ChangeNumber, Checkpoint, Commit, FeedPage, IndexedEvent, KeyState, ParkedRecord,
-    PartitionStore, StateError, StoreId,
+    PartitionStore, StateError, StoreId, all_of,
 };
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
@@ -206,18 +206,13 @@ impl PartitionStore for SlatePartition {
         limit: usize,
     ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
         let scan = Scan::new(prefix, after, limit);
-        self.run(|open| async move {
-            let found = open
-                .answered(async { Ok(scan.run(&open.db).await) })
-                .await?;
-            found.map_err(|fault| open.read_fault(fault))
-        })
-        .await
+        self.run(|open| async move { open.answered(scan.run(&open.db)).await })
+            .await
     }
 
     async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError> {
         self.run(|open| async move {
-            let found = open.entries(parked_range(), usize::MAX).await?;
+            let found = open.entries(all_of(PARKED_PREFIX), usize::MAX).await?;
             let records = found.iter().map(|(key, bytes)| decode_parked(key, bytes));
             records.collect()
         })
@@ -481,20 +476,23 @@ impl Open {
     }
 
     /// Waits for a call that reads.
-    async fn answered<T>(
+    async fn answered<T, E: Into<ReadFault>>(
         &self,
-        call: impl Future<Output = Result<T, slatedb::Error>>,
+        call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, StateError> {
         match tokio::time::timeout(limits::STATE_CALL_MAX, call).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                if error.kind() == ErrorKind::Data {
-                    // A later owner may have collected what we read from: ask who owns it.
-                    let asked = self.db.refresh_manifest();
-                    let _ = tokio::time::timeout(limits::STATE_CALL_MAX, asked).await;
+            Ok(Err(fault)) => match fault.into() {
+                ReadFault::State(error) => Err(error),
+                ReadFault::Store(error) => {
+                    if error.kind() == ErrorKind::Data {
+                        // A later owner may have collected what we read from: ask who owns it.
+                        let asked = self.db.refresh_manifest();
+                        let _ = tokio::time::timeout(limits::STATE_CALL_MAX, asked).await;
+                    }
+                    Err(self.fault(&error))
                 }
-                Err(self.fault(&error))
-            }
+            },
             Err(_) => Err(no_answer(&self.gate)),
         }
     }
@@ -510,13 +508,6 @@ impl Open {
             written = call => written.map_err(|error| self.fault(&error)),
             reason = self.gate.unwritable() => Err(StateError::NotWritable(reason)),
             () = tokio::time::sleep(limits::STATE_CALL_MAX) => Err(no_answer(&self.gate)),
-        }
-    }
-
-    fn read_fault(&self, fault: ReadFault) -> StateError {
-        match fault {
-            ReadFault::Store(error) => self.fault(&error),
-            ReadFault::State(error) => error,
         }
     }
 
@@ -601,14 +592,4 @@ pub(super) async fn collect(
         found.push((entry.key, entry.value));
     }
     Ok(found)
-}
-
-/// Keys of all parked records.
-pub(super) fn parked_range() -> (Bound<Bytes>, Bound<Bytes>) {
-    const BEHIND: [u8; 1] = [PARKED_PREFIX + 1];
-    let first = Bytes::from_static(&[PARKED_PREFIX]);
-    (
-        Bound::Included(first),
-        Bound::Excluded(Bytes::from_static(&BEHIND)),
-    )
 }

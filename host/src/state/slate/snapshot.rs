@@ -20,16 +20,14 @@ use tokio::runtime::Handle;
 
 use super::gate::Gate;
 use super::pages::{PageFilters, PageMerge};
-use super::partition::{
-    CHECKPOINT_KEY, ReadFault, Scan, collect, parked_range, scan_options, states_v1,
-};
+use super::partition::{CHECKPOINT_KEY, ReadFault, Scan, collect, scan_options, states_v1};
 use super::{SlateStore, fault, no_answer, on};
 use crate::limits;
 use crate::state::checkpoint::{decode_checkpoint, decode_state};
 use crate::state::history::range_behind;
-use crate::state::parked::decode_parked;
+use crate::state::parked::{PARKED_PREFIX, decode_parked};
 use crate::state::{
-    Checkpoint, IndexedEvent, KeyState, ParkedRecord, StateError, StateSnapshot, StoreId,
+    Checkpoint, IndexedEvent, KeyState, ParkedRecord, StateError, StateSnapshot, StoreId, all_of,
 };
 
 /// A database at one of its commits.
@@ -129,11 +127,7 @@ impl StateSnapshot for SlateSnapshot {
         let scan = Scan::new(&[], after, limit);
         let not_in_pages = states_v1(after);
         self.run(|pinned| async move {
-            let found = pinned.answered(async { Ok(scan.run(&pinned.reader).await) });
-            let mut found = found.await?.map_err(|fault| match fault {
-                ReadFault::Store(error) => super::fault(&pinned.gate, &error),
-                ReadFault::State(error) => error,
-            })?;
+            let mut found = pinned.answered(scan.run(&pinned.reader)).await?;
             // Whoever has the database open may not have come to make pages of all states.
             let beside = pinned.entries(not_in_pages, limit).await?;
             for (key, bytes) in beside {
@@ -148,7 +142,7 @@ impl StateSnapshot for SlateSnapshot {
 
     async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError> {
         self.run(|pinned| async move {
-            let found = pinned.entries(parked_range(), usize::MAX).await?;
+            let found = pinned.entries(all_of(PARKED_PREFIX), usize::MAX).await?;
             let records = found.iter().map(|(key, bytes)| decode_parked(key, bytes));
             records.collect()
         })
@@ -209,12 +203,15 @@ impl Pinned {
         self.answered(reading).await
     }
 
-    async fn answered<T>(
+    async fn answered<T, E: Into<ReadFault>>(
         &self,
-        call: impl Future<Output = Result<T, slatedb::Error>>,
+        call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, StateError> {
         match tokio::time::timeout(limits::STATE_CALL_MAX, call).await {
-            Ok(answer) => answer.map_err(|error| fault(&self.gate, &error)),
+            Ok(answer) => answer.map_err(|error| match error.into() {
+                ReadFault::Store(error) => fault(&self.gate, &error),
+                ReadFault::State(error) => error,
+            }),
             Err(_) => Err(no_answer(&self.gate)),
         }
     }

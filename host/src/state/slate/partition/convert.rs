@@ -12,8 +12,8 @@ use slatedb::WriteBatch;
 use super::layout::{Layout, PageRows};
 use super::{CHECKPOINT_KEY, Open, scan_options};
 use crate::limits;
-use crate::state::StateError;
 use crate::state::checkpoint::{STATE_PREFIX_V1, decode_checkpoint, encode_checkpoint};
+use crate::state::{StateError, all_of};
 
 impl Open {
     /// Makes pages of all states that are in none; the layout that comes of it.
@@ -60,7 +60,7 @@ impl Open {
                 bytes += entry.key.len() + entry.value.len();
                 found.push((entry.key, entry.value));
             }
-            Ok(found)
+            Ok::<_, slatedb::Error>(found)
         })
         .await
     }
@@ -79,14 +79,11 @@ impl Open {
 
 /// Stored keys of states that are entries of their own, behind a key.
 pub(in super::super) fn states_v1(after: Option<&[u8]>) -> (Bound<Bytes>, Bound<Bytes>) {
-    const BEHIND: [u8; 1] = [STATE_PREFIX_V1 + 1];
-    let mut key = BytesMut::from(&[STATE_PREFIX_V1][..]);
-    let from = match after {
-        None => Bound::Included(key.freeze()),
-        Some(after) => {
-            key.put_slice(after);
-            Bound::Excluded(key.freeze())
-        }
-    };
-    (from, Bound::Excluded(Bytes::from_static(&BEHIND)))
+    let (first, end) = all_of(STATE_PREFIX_V1);
+    let behind = after.map(|after| {
+        let mut key = BytesMut::from(&[STATE_PREFIX_V1][..]);
+        key.put_slice(after);
+        Bound::Excluded(key.freeze())
+    });
+    (behind.unwrap_or(first), end)
 }

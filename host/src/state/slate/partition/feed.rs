@@ -20,7 +20,7 @@ use crate::state::feed::{
     decode_head, decode_number, encode_change, encode_deletion, encode_head, encode_number,
     from_number, number_key, numbered_key,
 };
-use crate::state::{ChangeNumber, Commit, FeedPage, FeedTerms, KeyChange, StateError};
+use crate::state::{ChangeNumber, Commit, FeedPage, FeedTerms, KeyChange, StateError, all_of};
 
 /// An entry that is written, or (`None`) removed.
 pub(super) type Row = (Bytes, Option<Bytes>);
@@ -217,9 +217,5 @@ fn add(feed: &mut Feed, rows: &mut Vec<Row>, change: &KeyChange, terms: FeedTerm
 
 /// Keys of the entries of a kind, from a number on.
 fn range(prefix: u8, from: ChangeNumber) -> (Bound<Bytes>, Bound<Bytes>) {
-    let behind = Bytes::copy_from_slice(&[prefix + 1]);
-    (
-        Bound::Included(from_number(prefix, from)),
-        Bound::Excluded(behind),
-    )
+    (Bound::Included(from_number(prefix, from)), all_of(prefix).1)
 }

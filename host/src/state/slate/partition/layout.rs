@@ -4,8 +4,7 @@
 //! and remove pages, one commit at a time, each as a whole. While one does, nobody knows the layout: reads then look for
 //! the page of a key among the stored bounds. A page that is not found under a number from there was just removed.
 
-use std::collections::HashSet;
-use std::ops::Bound;
+use std::collections::{BTreeSet, HashSet};
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
@@ -17,7 +16,7 @@ use crate::state::pages::{
     BOUND_PREFIX, Entry, PAGE_BYTES, PAGE_BYTES_MAX, PageBuilder, PageNumber, bound_key, damaged,
     merge,
 };
-use crate::state::{StateChanges, StateError};
+use crate::state::{StateChanges, StateError, all_of};
 
 /// All pages: their first keys, in order, and their numbers. None in a new database.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +111,7 @@ impl Layout {
     }
 
     /// These pages without a change, of those that are still there.
-    fn unchanged(&self, mut numbers: HashSet<PageNumber>) -> Vec<PageChange> {
+    fn unchanged(&self, mut numbers: BTreeSet<PageNumber>) -> Vec<PageChange> {
         let pages = self.pages.iter().filter(|(_, it)| numbers.remove(it));
         let unchanged = pages.map(|(first, number)| PageChange {
             first: first.clone(),
@@ -162,17 +161,14 @@ impl PageRows {
             self.ended.push(first.clone());
         }
         let mut page = PageBuilder::new();
-        let mut begins = Some(first);
-        let mut entries = entries.into_iter().filter(|entry| entry.1.is_some());
-        for entry in &mut entries {
+        let mut first = first;
+        for entry in entries.into_iter().filter(|entry| entry.1.is_some()) {
             if page.len() >= PAGE_BYTES {
-                let first = begins.take().expect("a page has a first key");
-                self.begin(first, page.take());
+                let next = Bytes::copy_from_slice(entry.0);
+                self.begin(std::mem::replace(&mut first, next), page.take());
             }
             page.push(entry);
-            begins.get_or_insert_with(|| Bytes::copy_from_slice(entry.0));
         }
-        let first = begins.expect("the last page is not written yet");
         if !page.is_empty() || first.is_empty() {
             self.begin(first, page.take());
         }
@@ -233,8 +229,7 @@ impl Open {
         changes: &StateChanges,
     ) -> Result<PageRows, StateError> {
         let mut rows = PageRows::new(layout);
-        let noticed = self.pages.take_noticed(limits::STATE_PAGES_REWRITTEN_MAX);
-        let mut noticed: HashSet<_> = noticed.into_iter().collect();
+        let mut noticed = self.pages.take_noticed(limits::STATE_PAGES_REWRITTEN_MAX);
         let mut anew = Vec::new();
         for change in layout.changes_of_pages(changes) {
             match change.number {
@@ -264,17 +259,8 @@ impl Open {
 
     /// The layout as it is stored.
     pub(super) async fn stored_layout(&self) -> Result<Layout, StateError> {
-        let bounds = self.entries(bounds(), usize::MAX).await?;
+        let bounds = self.entries(all_of(BOUND_PREFIX), usize::MAX).await?;
         let next = self.read(&PageNumber::NEXT_FREE.key()).await?;
         Layout::of(&bounds, next.as_deref())
     }
-}
-
-/// Stored keys of all bounds.
-pub(super) fn bounds() -> (Bound<Bytes>, Bound<Bytes>) {
-    const BEHIND: [u8; 1] = [BOUND_PREFIX + 1];
-    (
-        Bound::Included(Bytes::from_static(&[BOUND_PREFIX])),
-        Bound::Excluded(Bytes::from_static(&BEHIND)),
-    )
 }

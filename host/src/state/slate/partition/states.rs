@@ -11,13 +11,12 @@ use futures_util::stream::{self, StreamExt as _};
 use slatedb::config::{DurabilityLevel, ReadOptions};
 use slatedb::{DbReadOps, IterationOrder};
 
-use super::layout::bounds;
 use super::{Open, scan_options};
 use crate::limits;
 use crate::state::checkpoint::decode_state;
-use crate::state::pages::{Entries, PageNumber, bound_key, damaged, find};
+use crate::state::pages::{BOUND_PREFIX, Entries, PageNumber, bound_key, damaged, find};
 use crate::state::slate::pages::PageFilters;
-use crate::state::{KeyState, StateError};
+use crate::state::{KeyState, StateError, all_of};
 
 /// How often a page is looked for again that was replaced in between: commits that replace pages are not that frequent.
 const LOOKS_MAX: usize = 10;
@@ -59,9 +58,7 @@ impl Open {
                 return state_in(page, key);
             }
         }
-        self.answered(async { Ok(stored_state(&self.db, key).await) })
-            .await?
-            .map_err(|fault| self.read_fault(fault))
+        self.answered(stored_state(&self.db, key)).await
     }
 }
 
@@ -96,7 +93,7 @@ async fn bound_of(
     key: &[u8],
 ) -> Result<Option<(Bytes, PageNumber)>, ReadFault> {
     let options = scan_options().with_order(IterationOrder::Descending);
-    let range = (bounds().0, Bound::Included(bound_key(key)));
+    let range = (all_of(BOUND_PREFIX).0, Bound::Included(bound_key(key)));
     let mut found = db.scan_with_options(range, &options).await?;
     let Some(bound) = found.next().await? else {
         return Ok(None);
@@ -163,8 +160,9 @@ impl Scan {
 
     /// Goes through the pages; `false` = one was replaced meanwhile, and what is found so far is all before it.
     async fn goes_through(&mut self, db: &(impl DbReadOps + Sync)) -> Result<bool, ReadFault> {
-        let (Bound::Included(from) | Bound::Excluded(from)) = &self.from else {
-            unreachable!("a scan begins with a key");
+        let from = match &self.from {
+            Bound::Included(from) | Bound::Excluded(from) => from,
+            Bound::Unbounded => &Bytes::new(),
         };
         if self.limit == self.found.len() || self.to.as_ref().is_some_and(|to| from >= to) {
             return Ok(true);
@@ -173,7 +171,7 @@ impl Scan {
         let first = first.map_or_else(|| bound_key(from), |(first, _)| first);
         let end = match &self.to {
             Some(to) => Bound::Excluded(bound_key(to)),
-            None => bounds().1,
+            None => all_of(BOUND_PREFIX).1,
         };
         let range = (Bound::Included(first), end);
         let bounds = db.scan_with_options(range, &scan_options()).await?;
