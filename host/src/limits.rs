@@ -427,8 +427,13 @@ pub const KAFKA_DELIVERY_MAX: Duration = Duration::from_secs(30);
 pub const KAFKA_TRANSACTION_MAX: Duration = Duration::from_secs(30);
 /// How long a created or deleted topic may take to be seen as such by the brokers.
 pub const KAFKA_TOPIC_SETTLE_MAX: Duration = Duration::from_secs(30);
-/// How long a broker may hold back an answer to a fetch because there is nothing to read.
-pub const KAFKA_FETCH_WAIT_MAX: Duration = Duration::from_millis(250);
+/// How long a broker may hold back an answer to a fetch because there is nothing to read: of partitions that
+/// are behind, and so will have something soon.
+pub const KAFKA_CATCH_UP_FETCH_WAIT_MAX: Duration = Duration::from_millis(10);
+/// The same, of partitions at their ends. What comes is sent at once; only who joins them waits for it.
+pub const KAFKA_TAIL_FETCH_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a partition counts as behind once much of it was read without an end.
+pub const KAFKA_CATCH_UP_LASTS: Duration = Duration::from_secs(1);
 /// How long leaving a group may take before the membership is given up without it.
 pub const KAFKA_LEAVE_MAX: Duration = Duration::from_secs(5);
 /// Age from which on the number of a topic's partitions is asked for again.

@@ -295,14 +295,14 @@ fn open_log(
     let record_bytes_max = config.http.record_bytes_max;
     match &config.kafka {
         Some(properties) => {
-            let log = KafkaLog::new(KafkaSettings {
+            let settings = KafkaSettings {
                 replication_factor: config.topics.replication_factor,
                 record_bytes_max,
                 reader_queues_bytes_max: plan.reader_queues_bytes,
                 client_id: format!("{}-{instance_id}", config.cluster),
                 ..KafkaSettings::new(properties.as_map().clone())
-            })?;
-            Ok(Arc::new(log))
+            };
+            Ok(Arc::new(KafkaLog::new(settings, clock.clone())?))
         }
         None => {
             let settings = EmbeddedSettings { record_bytes_max };

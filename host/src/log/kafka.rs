@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::producer::Producer as _;
 
+use crate::clock::Clock;
 use crate::types::{Offset, Partition, TopicName, TopicPartition};
 
 use super::{
@@ -48,6 +49,7 @@ pub struct KafkaLog {
     topics: Arc<Topics>,
     placing: Arc<Placing>,
     queues: QueueBudget,
+    clock: Clock,
     /// Made when something is appended; made again after a fatal error.
     appender: Mutex<Option<Arc<Writer>>>,
 }
@@ -61,7 +63,7 @@ impl KafkaLog {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    pub fn new(settings: KafkaSettings) -> Result<Self, LogError> {
+    pub fn new(settings: KafkaSettings, clock: Clock) -> Result<Self, LogError> {
         check_properties(&settings.properties)
             .map_err(|faults| LogError::Rejected(faults.join("; ")))?;
         // Readers and writers take different properties: both are tried before anything runs.
@@ -81,6 +83,7 @@ impl KafkaLog {
             topics,
             placing,
             queues,
+            clock,
             appender: Mutex::new(None),
         })
     }
@@ -151,6 +154,7 @@ impl Log for KafkaLog {
             name,
             topics,
             self.queues.clone(),
+            self.clock.clone(),
         )))
     }
 

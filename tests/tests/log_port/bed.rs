@@ -82,9 +82,8 @@ pub(crate) fn kafka_log(broker: &Broker, properties: &[(&str, &str)]) -> Result<
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
     );
-    Ok(KafkaLog::new(KafkaSettings::new(
-        all.into_iter().collect(),
-    ))?)
+    let settings = KafkaSettings::new(all.into_iter().collect());
+    Ok(KafkaLog::new(settings, Clock::system())?)
 }
 
 pub(crate) async fn create(log: &dyn Log, name: &TopicName, partitions: u32) -> Result<Topic> {

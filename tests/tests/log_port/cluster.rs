@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use foldhost::clock::Clock;
+use foldhost::limits;
 use foldhost::log::kafka::{KafkaLog, KafkaSettings};
 use foldhost::log::{AssignmentChange, Log, LogError, Read, ReadLimits, RecordBatch};
 use foldhost::types::{Offset, Partition, TopicName};
@@ -145,6 +147,47 @@ async fn what_is_reported_is_what_lag_tools_see() -> Result<()> {
 }
 
 /// A producer of somebody else's, for what the port never does.
+/// Sets of readers fetch partitions that are behind and those at their end through different clients.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_are_read_once_and_in_order_however_fast_they_come() -> Result<()> {
+    let bed = Bed::kafka("k-bursts")?;
+    let (log, topic) = (&*bed.log, bed.name("in"));
+    create(log, &topic, 2).await?;
+    let set = log.reader_set("bursts")?;
+    let mut idle = set.open(&part(&topic, 1), Offset(0)).await?;
+    assert_eq!(read_to_end(&mut *idle).await?, []);
+    let mut reader = set.open(&part(&topic, 0), Offset(0)).await?;
+    let (mut expected, mut found) = (0_u64, 0_u64);
+    // More than a queue takes, and few; each after a pause in which a quiet partition changes its client.
+    for burst in [30_000, 5, 30_000, 1] {
+        let records = (expected..expected + burst).map(|number| to(0, &number.to_string()));
+        log.append(&topic, records.collect()).await?;
+        expected += burst;
+        let mut batch = RecordBatch::new();
+        while found < expected {
+            batch.clear();
+            soon("a record", reader.read(&mut batch, LIMITS)).await??;
+            for (_, value) in rows(&batch) {
+                assert_eq!(value, found.to_string());
+                found += 1;
+            }
+        }
+        batch.clear();
+        let pause = 2 * limits::KAFKA_CATCH_UP_LASTS + limits::KAFKA_TAIL_FETCH_WAIT_MAX;
+        let mut ends = 0;
+        while let Ok(read) = tokio::time::timeout(pause, reader.read(&mut batch, LIMITS)).await {
+            assert_eq!(read?, Read::EndOfPartition);
+            ends += 1;
+        }
+        assert!(ends <= 1, "an end is told once, not {ends} times");
+    }
+    let mut batch = RecordBatch::new();
+    log.append(&topic, vec![to(1, "last")]).await?;
+    soon("a record", idle.read(&mut batch, LIMITS)).await??;
+    assert_eq!(values(&rows(&batch)), ["last"]);
+    Ok(())
+}
+
 fn foreign_producer(broker: &Broker, id: &str) -> Result<BaseProducer> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", broker.bootstrap())
@@ -369,7 +412,7 @@ async fn a_record_that_the_topic_does_not_take_is_too_large() -> Result<()> {
     );
     // More than the topic's own limit, which is the broker's default of about 1 MiB.
     settings.record_bytes_max = 4 * 1024 * 1024;
-    let log = KafkaLog::new(settings)?;
+    let log = KafkaLog::new(settings, Clock::system())?;
     let large = to(0, &"x".repeat(2 * 1024 * 1024));
     let error = log.append(&topic, vec![large.clone()]).await.unwrap_err();
     ensure!(
@@ -404,7 +447,7 @@ async fn a_long_append_keeps_its_order_and_its_places() -> Result<()> {
     // Far less than what is written, so that the queue is full most of the time.
     settings.writer_queue_bytes_max = 2 * 1024 * 1024;
     settings.record_bytes_max = 1024 * 1024;
-    let log = KafkaLog::new(settings)?;
+    let log = KafkaLog::new(settings, Clock::system())?;
     let filler = "x".repeat(200);
     let records: Vec<_> = (0..60_000_u32)
         .map(|number| to(number % 4, &format!("{number} {filler}")))

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use foldhost::clock::Clock;
 use foldhost::log::kafka::{KafkaLog, KafkaSettings};
 use foldhost::log::{Log, LogError};
 use foldhost::types::{Offset, TopicName};
@@ -55,7 +56,8 @@ impl Secured {
         let owned = all
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        Ok(KafkaLog::new(KafkaSettings::new(owned.collect()))?)
+        let settings = KafkaSettings::new(owned.collect());
+        Ok(KafkaLog::new(settings, Clock::system())?)
     }
 }
 

@@ -327,21 +327,26 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// Bytes of key, value and headers.
+    /// Bytes of key and value.
     pub(super) fn bytes(self) -> usize {
-        let headers: usize = self
-            .headers()
-            .map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
-            .sum();
-        self.native.key_len + self.native.len + headers
+        self.native.key_len + self.native.len
     }
 }
 
 /// Headers of a message, in order.
+#[derive(Clone)]
 pub(super) struct Headers<'a> {
     headers: *mut sys::rd_kafka_headers_t,
     index: usize,
     _message: Message<'a>,
+}
+
+impl Headers<'_> {
+    /// Bytes of their names and values.
+    pub(super) fn bytes(self) -> usize {
+        self.map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len))
+            .sum()
+    }
 }
 
 impl<'a> Iterator for Headers<'a> {

@@ -1,8 +1,9 @@
-//! Reading partitions: one librdkafka consumer for each set, one queue for each partition, records
-//! copied straight from librdkafka's messages into the caller's batch.
+//! Reading partitions: one queue of librdkafka's for each, records copied straight from its messages into
+//! the caller's batch. Which client fetches a partition is up to its [lane](lane).
 //!
 //! Invariants: a queue is bounded in bytes and records; a record leaves its queue in the same step
-//! in which it enters the batch, so that a dropped call loses none.
+//! in which it enters the batch, so that a dropped call loses none; offsets only grow, whichever lane a
+//! record comes from.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,41 +11,28 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::RDKafkaErrorCode as Code;
-use tokio::sync::{Notify, OnceCell, watch};
 
+use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Offset, TopicName, TopicPartition};
+use crate::types::{Offset, TopicPartition};
 
 use super::super::{LogError, PartitionReader, Read, ReadLimits, ReaderSet, RecordBatch};
-use super::budget::{QueueBudget, Share};
-use super::client::Client;
-use super::context::{Context, Health};
+use super::budget::QueueBudget;
 use super::error;
-use super::native::PartitionQueue;
 use super::settings::KafkaSettings;
-use super::topics::{Topics, native_partition};
+use super::topics::Topics;
 
-type ReaderClient = Client<BaseConsumer<Context>>;
+mod lane;
+
+use lane::{Arrived, Fetching, Lane, Lanes};
+
 type OpenPartitions = Arc<Mutex<HashSet<TopicPartition>>>;
 
-/// Readers that share one consumer.
+/// Readers that share clients.
 pub(super) struct KafkaReaderSet {
-    settings: KafkaSettings,
-    name: String,
-    topics: Arc<Topics>,
-    queues: QueueBudget,
-    /// Made when the first partition is opened: its topic tells how many queues there will be.
-    client: OnceCell<Arc<SetClient>>,
+    lanes: Arc<Lanes>,
     open: OpenPartitions,
-}
-
-/// What the readers of a set share, as long as one of them lives.
-struct SetClient {
-    client: Arc<ReaderClient>,
-    health: Arc<Health>,
-    _share: Share,
 }
 
 impl KafkaReaderSet {
@@ -54,37 +42,12 @@ impl KafkaReaderSet {
         name: &str,
         topics: Arc<Topics>,
         queues: QueueBudget,
+        clock: Clock,
     ) -> Self {
         Self {
-            settings: settings.clone(),
-            name: name.to_owned(),
-            topics,
-            queues,
-            client: OnceCell::new(),
+            lanes: Arc::new(Lanes::new(settings, name, topics, queues, clock)),
             open: OpenPartitions::default(),
         }
-    }
-
-    async fn client(&self, topic: &TopicName) -> Result<&Arc<SetClient>, LogError> {
-        let made = self.client.get_or_try_init(async || {
-            let partitions = self.topics.partitions(topic).await?;
-            let share = self
-                .queues
-                .share(partitions, self.settings.reader_queue_bytes_max);
-            let context = Context::new(&self.name);
-            let health = Arc::clone(context.health());
-            let consumer: BaseConsumer<Context> = self
-                .settings
-                .reader(&self.name, share.partition_bytes_max)
-                .create_with_context(context)
-                .map_err(|error| error::made(&error))?;
-            Ok(Arc::new(SetClient {
-                client: Client::serve(consumer),
-                health,
-                _share: share,
-            }))
-        });
-        made.await
     }
 }
 
@@ -95,7 +58,7 @@ impl ReaderSet for KafkaReaderSet {
         of: &TopicPartition,
         from: Offset,
     ) -> Result<Box<dyn PartitionReader>, LogError> {
-        let range = self.topics.range(of).await?;
+        let range = self.lanes.topics().range(of).await?;
         if from < range.start || from > range.end {
             return Err(LogError::OffsetOutOfRange {
                 of: of.clone(),
@@ -103,26 +66,16 @@ impl ReaderSet for KafkaReaderSet {
                 range,
             });
         }
-        let set = Arc::clone(self.client(&of.topic).await?);
         let slot = Slot::take(&self.open, of)?;
-        let arrived = Arc::new(Notify::new());
-        let wake = Arc::clone(&arrived);
-        let (topic, partition) = (of.topic.as_str(), native_partition(of));
-        let first = i64::try_from(from.0).unwrap_or(i64::MAX);
-        let client = Arc::clone(&set.client);
-        let started = PartitionQueue::start(client, topic, partition, first, move || {
-            wake.notify_one();
-        });
-        let queue = started.map_err(|code| error::asked(code, &format!("reading {of}")))?;
+        let fetching = self.lanes.fetch(Lane::CatchUp, of, from).await?;
         Ok(Box::new(KafkaReader {
-            queue,
+            fetching,
+            next_lane: None,
             _slot: slot,
             of: of.clone(),
             next: from,
-            arrived,
-            outages: set.health.outages(),
-            set,
-            topics: Arc::clone(&self.topics),
+            ended: None,
+            lanes: Arc::clone(&self.lanes),
             failed: None,
             record_bytes_mean: 64,
         }))
@@ -165,18 +118,19 @@ impl Drop for Slot {
     }
 }
 
-/// Reads one partition. Fields are dropped in order: the queue stops before the slot is free.
+/// Reads one partition. Fields are dropped in order: the queues stop before the slot is free.
 struct KafkaReader {
-    queue: PartitionQueue<ReaderClient>,
+    fetching: Fetching,
+    /// The same partition on the other lane, which takes over once it has something: until then this one goes
+    /// on, so that nothing is held up by the change.
+    next_lane: Option<Fetching>,
     _slot: Slot,
     of: TopicPartition,
     /// Smallest offset that the next record can have.
     next: Offset,
-    /// The queue has something again.
-    arrived: Arc<Notify>,
-    outages: watch::Receiver<u64>,
-    set: Arc<SetClient>,
-    topics: Arc<Topics>,
+    /// The end that was told last.
+    ended: Option<Offset>,
+    lanes: Arc<Lanes>,
     /// Why reading has ended for good.
     failed: Option<(Code, String)>,
     /// Estimate, so that about as much is taken from librdkafka as the caller wants.
@@ -198,46 +152,107 @@ impl KafkaReader {
             let wanted = limits.bytes_max.saturating_sub(bytes) / self.record_bytes_mean.max(1);
             let room = limits.records_max.saturating_sub(records);
             let take = wanted.min(room).clamp(1, limits::KAFKA_RECORDS_TAKEN_MAX);
-            let Some(message) = self.queue.first(take) else {
+            let Some(message) = self.fetching.first(take) else {
                 break Taken::Nothing;
             };
+            let offset = Offset(u64::try_from(message.offset()).unwrap_or(0));
             if let Some((code, text)) = message.error() {
                 if records > 0 {
                     // It stays first, for the next call.
                     break Taken::Nothing;
                 }
-                self.queue.done();
+                self.fetching.done();
                 break match code {
-                    Code::PartitionEOF => Taken::Read(Read::EndOfPartition),
+                    Code::PartitionEOF if self.meets_end(offset) => {
+                        Taken::Read(Read::EndOfPartition)
+                    }
+                    Code::PartitionEOF => continue,
                     code => Taken::Error(code, text),
                 };
             }
-            let offset = Offset(u64::try_from(message.offset()).unwrap_or(0));
             if offset >= self.next {
-                let size = message.bytes();
+                // Asking for headers is work, also where there are none.
+                let headers = message.headers();
+                let size = message.bytes() + headers.clone().bytes();
                 if records > 0 && (records >= limits.records_max || bytes + size > limits.bytes_max)
                 {
                     break Taken::Nothing;
                 }
                 let (key, value) = (message.key(), message.value());
-                into.push(
-                    offset,
-                    message.timestamp_ms(),
-                    key,
-                    value,
-                    message.headers(),
-                );
+                into.push(offset, message.timestamp_ms(), key, value, headers);
                 records += 1;
                 bytes += size;
                 self.next = offset.next();
             }
-            self.queue.done();
+            self.fetching.done();
         };
         if let Some(mean) = bytes.checked_div(records) {
             self.record_bytes_mean = mean.max(1);
+            self.fetching.has_read(records, bytes);
             return Taken::Read(Read::Records);
         }
         taken
+    }
+
+    /// Whether the end at `offset` is news: the other lane may have read on behind it, or met it before.
+    fn meets_end(&mut self, offset: Offset) -> bool {
+        if offset < self.next {
+            return false;
+        }
+        self.fetching.has_ended();
+        self.ended.replace(offset) != Some(offset)
+    }
+
+    /// Goes on with the other lane, if it has something; called when this one has nothing.
+    fn change_lane(&mut self) -> bool {
+        let is_ready = |other: &mut Fetching| other.first(1).is_some();
+        let Some(other) = self.next_lane.take_if(is_ready) else {
+            return false;
+        };
+        self.fetching = other;
+        true
+    }
+
+    /// Begins to fetch on the lane on which the partition should be. Errors are no reason to stop: on this lane
+    /// it goes on as before.
+    async fn prepare_lane(&mut self) {
+        if self.next_lane.is_some() {
+            return;
+        }
+        let Some(lane) = self.fetching.better_lane() else {
+            return;
+        };
+        match self.lanes.fetch(lane, &self.of, self.next).await {
+            Ok(fetching) => self.next_lane = Some(fetching),
+            Err(error) => {
+                tracing::debug!(partition = %self.of, ?lane, "no change of the lane: {error}");
+                self.fetching.stays();
+            }
+        }
+    }
+
+    /// Waits until either lane has something, or one is to be asked for.
+    async fn arrived(&mut self) -> Arrived {
+        let Self {
+            fetching,
+            next_lane,
+            ..
+        } = self;
+        match next_lane {
+            Some(other) => tokio::select! {
+                arrived = fetching.arrived() => arrived,
+                // While it cannot reach the brokers this one says so, if it needs them.
+                _ = other.arrived() => Arrived::Something,
+            },
+            None => {
+                let looks_again_in = fetching.looks_again_in();
+                let wait = looks_again_in.unwrap_or_default();
+                tokio::select! {
+                    arrived = fetching.arrived() => arrived,
+                    () = tokio::time::sleep(wait), if looks_again_in.is_some() => Arrived::Something,
+                }
+            }
+        }
     }
 
     /// What an error in the place of a record means for the caller. Verdicts that are final are
@@ -251,7 +266,7 @@ impl KafkaReader {
             error::Kind::Missing => self.missing(&what).await,
             error::Kind::OutOfRange => {
                 self.failed = Some((code, text));
-                match self.topics.range(&self.of).await {
+                match self.lanes.topics().range(&self.of).await {
                     Ok(range) => LogError::OffsetOutOfRange {
                         of: self.of.clone(),
                         wanted: self.next,
@@ -269,7 +284,7 @@ impl KafkaReader {
 
     /// A broker that is just starting may know of no topic yet: asked again, it may be there.
     async fn missing(&mut self, what: &str) -> LogError {
-        match self.topics.one(&self.of.topic).await {
+        match self.lanes.topics().one(&self.of.topic).await {
             Ok(Some(topic)) if self.of.partition.0 < topic.partitions => {
                 LogError::Unavailable(format!("{what}: its leader does not know it yet"))
             }
@@ -287,22 +302,13 @@ impl PartitionReader for KafkaReader {
         }
         loop {
             match self.take(into, limits) {
-                Taken::Read(read) => {
-                    self.set.health.answered();
-                    // What was unreachable is reachable.
-                    self.outages.mark_unchanged();
-                    return Ok(read);
-                }
+                Taken::Read(read) => return Ok(read),
                 Taken::Error(code, text) => return Err(self.failure(code, text).await),
-                Taken::Nothing => {}
+                Taken::Nothing if self.change_lane() => continue,
+                Taken::Nothing => self.prepare_lane().await,
             }
-            tokio::select! {
-                () = self.arrived.notified() => {}
-                changed = self.outages.changed() => {
-                    if changed.is_ok() {
-                        return Err(self.set.health.outage());
-                    }
-                }
+            if self.arrived().await == Arrived::Outage {
+                return Err(self.fetching.outage());
             }
         }
     }

@@ -170,16 +170,14 @@ pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Vec
 }
 
 impl KafkaSettings {
-    /// A client that asks (metadata, offsets, topics), or reads partitions with at most this much
-    /// waiting in front of each.
+    /// A client that asks (metadata, offsets, topics), or reads partitions at their ends, with at most this
+    /// much waiting in front of each.
     pub(super) fn reader(&self, name: &str, queue_bytes_max: usize) -> ClientConfig {
         let mut config = self.base(name);
         // librdkafka's default waits a second before it looks at a full queue again.
         self.preset(&mut config, &["fetch.queue.backoff.ms"], "5");
         self.preset(&mut config, &["fetch.error.backoff.ms"], "100");
-        // One fetch at a time is outstanding per broker: a partition that is opened while others
-        // are idle waits for it.
-        let fetch_wait = limits::KAFKA_FETCH_WAIT_MAX.as_millis().to_string();
+        let fetch_wait = limits::KAFKA_TAIL_FETCH_WAIT_MAX.as_millis().to_string();
         self.preset(&mut config, &["fetch.wait.max.ms"], &fetch_wait);
         self.preset(&mut config, &["check.crcs"], "true");
         let queue_kbytes = (queue_bytes_max / 1024).max(1);
@@ -202,6 +200,15 @@ impl KafkaSettings {
                 "queued.min.messages",
                 limits::KAFKA_READER_QUEUE_RECORDS_MAX.to_string(),
             );
+        config
+    }
+
+    /// A client that reads partitions that are behind.
+    pub(super) fn catch_up_reader(&self, name: &str, queue_bytes_max: usize) -> ClientConfig {
+        let mut config = self.reader(name, queue_bytes_max);
+        // One fetch at a time is under way per broker: who is behind must not wait for those whose end it meets.
+        let fetch_wait = limits::KAFKA_CATCH_UP_FETCH_WAIT_MAX.as_millis();
+        config.set("fetch.wait.max.ms", fetch_wait.to_string());
         config
     }
 

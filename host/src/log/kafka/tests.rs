@@ -22,7 +22,7 @@ fn settings(pairs: &[(&str, &str)]) -> KafkaSettings {
 /// Makes a client of every kind, as the host does.
 fn make(pairs: &[(&str, &str)]) -> Result<(), LogError> {
     let settings = settings(pairs);
-    let log = KafkaLog::new(settings.clone())?;
+    let log = KafkaLog::new(settings.clone(), Clock::system())?;
     let reader = settings.reader("test", settings.reader_queue_bytes_max);
     let made = reader.create_with_context::<_, BaseConsumer<Context>>(Context::new("test"));
     made.map_err(|error| error::made(&error))?;
@@ -99,7 +99,7 @@ async fn a_property_that_is_not_taken_is_named() {
 async fn a_log_that_is_not_there_says_so() {
     let mut pairs = vec![("socket.timeout.ms", "1000")];
     pairs.push(("socket.connection.setup.timeout.ms", "1000"));
-    let log = KafkaLog::new(settings(&pairs)).unwrap();
+    let log = KafkaLog::new(settings(&pairs), Clock::system()).unwrap();
     let error = log.check().await.unwrap_err();
     assert!(matches!(error, LogError::Unavailable(_)), "{error}");
     assert!(error.is_transient());
