@@ -446,9 +446,18 @@ pub const KAFKA_RECORD_UNQUESTIONED_BYTES_MAX: usize = 256 * 1024;
 pub const KAFKA_TOPICS_CACHED_MAX: usize = 1_024;
 /// Bytes that wait to be written by one Kafka producer.
 pub const KAFKA_WRITER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Records that wait in front of one partition's worker before no more are fetched from Kafka: each
-/// costs some hundred bytes besides its own.
-pub const KAFKA_READER_QUEUE_RECORDS_MAX: usize = 20_000;
+/// Bytes of keys and values that are fetched of a partition at once, unless a single record is larger.
+pub const KAFKA_FETCH_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Records that wait in front of one partition's worker, as its queue's bytes are, before no more are fetched
+/// from Kafka: each costs some hundred bytes besides its own.
+#[must_use]
+pub const fn kafka_reader_queue_records(queue_bytes_max: usize) -> usize {
+    if queue_bytes_max < 100 {
+        1
+    } else {
+        queue_bytes_max / 100
+    }
+}
 /// What Kafka's protocol adds to the bytes of a record and of a batch that holds only it.
 pub const KAFKA_RECORD_OVERHEAD_BYTES_MAX: usize = 64 * 1024;
 /// Events of one Kafka client that are served before other tasks get their turn.

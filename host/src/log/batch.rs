@@ -18,6 +18,7 @@ pub struct RecordBatch {
     data: Vec<u8>,
     entries: Vec<Entry>,
     headers: Vec<HeaderEntry>,
+    leaves_headers_out: bool,
 }
 
 /// Half a line of the processor's cache: key, value and headers lie one behind the other.
@@ -95,6 +96,18 @@ impl RecordBatch {
         Self::default()
     }
 
+    /// Says whether headers of what is appended from now on are left out. Nobody may look at headers of such a
+    /// batch; a reader need not ask for them, which is work where there are none as well.
+    pub fn leave_headers_out(&mut self, leave_out: bool) {
+        self.leaves_headers_out = leave_out;
+    }
+
+    /// Whether headers are left out.
+    #[must_use]
+    pub fn leaves_headers_out(&self) -> bool {
+        self.leaves_headers_out
+    }
+
     /// Appends a copy of a record.
     ///
     /// # Panics
@@ -114,7 +127,8 @@ impl RecordBatch {
         let from = number(self.data.len());
         self.data.extend_from_slice(key.unwrap_or_default());
         self.data.extend_from_slice(value.unwrap_or_default());
-        for (name, value) in headers {
+        let is_kept = !self.leaves_headers_out;
+        for (name, value) in headers.into_iter().take_while(|_| is_kept) {
             let name = self.copy(name.as_bytes());
             let value = value.map(|bytes| self.copy(bytes));
             self.headers.push(HeaderEntry { name, value });
@@ -285,6 +299,19 @@ mod tests {
         assert_eq!(batch.part(0..1).get(0).headers().len(), 2);
         batch.clear();
         assert!(batch.is_empty() && batch.bytes() == 0);
+    }
+
+    #[test]
+    fn headers_that_nobody_looks_at_are_left_out() {
+        let mut batch = RecordBatch::new();
+        let header = || [("name", Some(&b"value"[..]))];
+        batch.leave_headers_out(true);
+        batch.push(Offset(0), 0, Some(b"k"), Some(b"v"), header());
+        batch.leave_headers_out(false);
+        batch.push(Offset(1), 0, Some(b"k"), Some(b"v"), header());
+        let counts = batch.iter().map(|record| record.headers().len());
+        assert_eq!(counts.collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(batch.get(1).headers().next(), Some(header()[0]));
     }
 
     #[test]

@@ -83,6 +83,12 @@ impl Changes {
         *indexed = entries.len();
     }
 
+    /// Says that up to so many changes come, of so many bytes together.
+    pub(super) fn reserve(&mut self, changes: usize, bytes: usize) {
+        self.entries.reserve(changes);
+        self.bytes.reserve(bytes);
+    }
+
     /// What earlier calls changed about a key.
     pub(super) fn find(&self, hash: u64, key: &[u8]) -> Option<Change<'_>> {
         let at = self.find_entry(hash, key)?;

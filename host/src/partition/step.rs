@@ -346,6 +346,8 @@ impl<S: States> Before<'_, S> {
 /// Takes over what a call changed.
 fn apply(columns: &Assembled, folded: &Folded, versions: bool, changes: &mut Changes) {
     let input = &columns.input;
+    let bytes = input.keys.data.len() + folded.states.items.data.len();
+    changes.reserve(columns.entities.len(), bytes);
     for (index, entity) in columns.entities.iter().enumerate() {
         if versions {
             // Every event counts, and the count stays where the state goes.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::assemble::Source;
 use super::*;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
-use crate::log::{Cleanup, NewRecord, NewTopic, RecordBatch};
+use crate::log::{Cleanup, Header, NewRecord, NewTopic, RecordBatch};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{
     BytesColumn, CallError, Capabilities, Command, Decision, Description, FoldInput, Folded,
@@ -377,9 +377,19 @@ impl World {
     }
 
     async fn append(&self, keys: impl IntoIterator<Item = u32>, value: &'static [u8]) -> Offset {
+        self.append_with(keys, value, &[]).await
+    }
+
+    async fn append_with(
+        &self,
+        keys: impl IntoIterator<Item = u32>,
+        value: &'static [u8],
+        headers: &[Header],
+    ) -> Offset {
         let records = keys.into_iter().map(|key| NewRecord {
             key: Some(Bytes::from(format!("key-{key}"))),
             value: Some(Bytes::from_static(value)),
+            headers: headers.to_vec(),
             ..NewRecord::default()
         });
         let topic = TopicName::new("events").unwrap();

@@ -362,6 +362,7 @@ impl Worker {
         let stands_still = self.paused || self.frozen || self.is_blocked();
         let source = self.handle.spec().source();
         let from = self.checkpoint.next;
+        self.batch.leave_headers_out(!self.needs_headers());
         let commit_due = self.commit_due_in(now);
         let publish_due = self.publish_due_in(now);
         let writer_idle = self.writer_idle_in(now);
@@ -500,6 +501,8 @@ impl Worker {
     }
 
     fn reached_end(&mut self) {
+        // As much memory as a backlog's batches need is not kept for what comes next.
+        self.batch = RecordBatch::new();
         // Nothing of what was to be folded again is left: where it ended, a record was skipped or removed.
         self.passed(self.refold_until);
         self.passed_limit();

@@ -23,7 +23,7 @@ use crate::measure;
 /// Name under which the plugin runs.
 pub(crate) const PLUGIN: &str = "count-and-last";
 /// Between two questions how far it is: the error of every time here.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// A running host.
 #[derive(Debug)]

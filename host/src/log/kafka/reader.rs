@@ -20,6 +20,7 @@ use crate::types::{Offset, TopicPartition};
 use super::super::{LogError, PartitionReader, Read, ReadLimits, ReaderSet, RecordBatch};
 use super::budget::QueueBudget;
 use super::error;
+use super::native::Headers;
 use super::settings::KafkaSettings;
 use super::topics::Topics;
 
@@ -172,13 +173,14 @@ impl KafkaReader {
             }
             if offset >= self.next {
                 // Asking for headers is work, also where there are none.
-                let headers = message.headers();
-                let size = message.bytes() + headers.clone().bytes();
+                let headers = (!into.leaves_headers_out()).then(|| message.headers());
+                let size = message.bytes() + headers.clone().map_or(0, Headers::bytes);
                 if records > 0 && (records >= limits.records_max || bytes + size > limits.bytes_max)
                 {
                     break Taken::Nothing;
                 }
                 let (key, value) = (message.key(), message.value());
+                let headers = headers.into_iter().flatten();
                 into.push(offset, message.timestamp_ms(), key, value, headers);
                 records += 1;
                 bytes += size;

@@ -182,7 +182,9 @@ impl KafkaSettings {
         self.preset(&mut config, &["check.crcs"], "true");
         let queue_kbytes = (queue_bytes_max / 1024).max(1);
         // What is fetched at once comes on top of what waits.
-        let fetch = queue_bytes_max.min(limits::BATCH_BYTES_MAX).to_string();
+        let fetch = queue_bytes_max
+            .min(limits::KAFKA_FETCH_BYTES_MAX)
+            .to_string();
         self.preset(
             &mut config,
             &["max.partition.fetch.bytes", "fetch.message.max.bytes"],
@@ -198,7 +200,7 @@ impl KafkaSettings {
             .set("queued.max.messages.kbytes", queue_kbytes.to_string())
             .set(
                 "queued.min.messages",
-                limits::KAFKA_READER_QUEUE_RECORDS_MAX.to_string(),
+                limits::kafka_reader_queue_records(queue_bytes_max).to_string(),
             );
         config
     }

@@ -47,6 +47,14 @@ impl Counter {
         })
     }
 
+    /// Asks for the headers of events, and fails on one that has not exactly one.
+    pub(super) fn tracing(name: &[u8]) -> Arc<Self> {
+        let mut counter = Self::of(name, true);
+        let this = Arc::get_mut(&mut counter).expect("it is new");
+        this.inspection.manifest.headers = true;
+        counter
+    }
+
     /// Emits every count, behind this word, and does with poison what `on_error` says.
     pub(super) fn telling(word: &'static str, on_error: OnError) -> Arc<Self> {
         let mut counter = Self::of(word.as_bytes(), true);
@@ -86,6 +94,10 @@ impl PluginInstance for CounterInstance {
             })
             .collect();
         let mut folded = Folded::default();
+        let mut headers = input.headers.iter().flat_map(|it| &it.counts);
+        if headers.any(|count| *count != 1) {
+            return Err(CallError::Trap("an event without its header".to_owned()));
+        }
         let mut heavy = 0;
         for event in 0..input.events() {
             let count = &mut counts[input.entities[event] as usize];

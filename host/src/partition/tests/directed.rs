@@ -63,22 +63,33 @@ async fn other_code_takes_over_between_two_batches_and_says_from_where() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_among_crashes_lose_nothing_and_double_nothing() {
-    let mut random = ChaCha8Rng::seed_from_u64(11);
-    let world = World::new(1 << 20).await;
+    swaps_among_crashes(11, 1 << 20).await;
+    // Then parts of batches wait for their states.
+    swaps_among_crashes(12, 1).await;
+}
+
+async fn swaps_among_crashes(seed: u64, cache_bytes: usize) {
+    // Every other code asks for headers.
+    let counter = |deployment: u8| match deployment % 2 {
+        0 => Counter::tracing(&[deployment]),
+        _ => Counter::of(&[deployment], true),
+    };
+    let header: Header = ("trace".into(), Some(Bytes::from_static(b"7")));
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let world = World::new(cache_bytes).await;
     let mut appended = 0;
     let mut deployment = 1;
     for _ in 0..12 {
-        let code = Counter::of(&[deployment], true);
-        let control = control(u64::from(deployment), &code);
+        let control = control(u64::from(deployment), &counter(deployment));
         let running = live(|| world.start_with(1, None, control.clone())).await;
         let events = random.random_range(20..200);
-        world.append((0..events).map(|key| key % 7), b"").await;
+        let keys = (0..events).map(|key| key % 7);
+        world.append_with(keys, b"", &[header.clone()]).await;
         appended += u64::from(events);
         for _ in 0..random.random_range(1..4) {
             deployment += 1;
-            let code = Counter::of(&[deployment], true);
             running.0.direct(|control| {
-                control.code = code_of(u64::from(deployment), code);
+                control.code = code_of(u64::from(deployment), counter(deployment));
                 true
             });
             tokio::task::yield_now().await;
@@ -90,8 +101,8 @@ async fn swaps_among_crashes_lose_nothing_and_double_nothing() {
         running.1.send_replace(Stop::Abandon);
         assert_eq!(running.2.await.unwrap(), Exit::Abandoned);
     }
-    let code = Counter::of(&[deployment], true);
-    let running = world.start_with(1, None, control(u64::from(deployment), &code));
+    let control = control(u64::from(deployment), &counter(deployment));
+    let running = world.start_with(1, None, control);
     assert!(running.0.wait_folded(Offset(appended - 1), PLENTY).await);
     let mut counted = 0;
     for key in 0..7 {

@@ -72,6 +72,11 @@ impl Worker {
         self.source.record_keys = manifest.record_keys;
         self.source.origins = manifest.origins;
         self.source.on_error = manifest.on_error;
+        if self.batch.leaves_headers_out() && self.needs_headers() {
+            // What waits was read without what this code asks for.
+            self.batch.clear();
+            self.reader = None;
+        }
         self.schedule.set_interval(code.state_interval());
         let decider = self.decider.as_mut();
         if decider.is_some_and(|it| it.code_changed(manifest)) {

@@ -96,10 +96,20 @@ impl Worker {
             self.passed(end);
             return self.stop_full(&beyond.get(0));
         }
-        self.batch = interleave(left, &waiting, &beyond);
-        if self.batch.is_empty() {
+        let next = interleave(left, &waiting, &beyond);
+        if next.is_empty() {
+            // The batch is empty, and its memory is used again.
             self.passed(end);
+        } else {
+            self.batch = next;
         }
+    }
+
+    /// Whether anybody looks at the headers of what is read: the plugin, or what sets records aside, publishes
+    /// what comes of them, or has merged them.
+    pub(super) fn needs_headers(&self) -> bool {
+        let is_plain = self.handle.spec().publishing.is_none() && self.source.merged.is_none();
+        self.source.headers || !is_plain || !self.handle.shared.parking.read().is_empty()
     }
 
     fn folds(&self) -> bool {

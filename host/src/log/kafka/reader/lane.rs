@@ -31,9 +31,6 @@ use super::super::topics::{Topics, native_partition};
 
 type ReaderClient = Client<BaseConsumer<Context>>;
 
-/// Records read without an end between them, from which on a partition counts as behind.
-const MUCH_RECORDS: usize = limits::KAFKA_READER_QUEUE_RECORDS_MAX / 2;
-
 /// Of a set: what is fetched together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lane {
@@ -257,7 +254,8 @@ struct Pace {
     /// Read since the end was met, or since it was too much for that.
     records: usize,
     bytes: usize,
-    /// From how many bytes on it is too much.
+    /// From how many on it is too much: what fills half a queue.
+    much_records: usize,
     much_bytes: usize,
     /// Nothing was read since the end was met.
     at_end: bool,
@@ -270,6 +268,7 @@ impl Pace {
         Self {
             records: 0,
             bytes: 0,
+            much_records: limits::kafka_reader_queue_records(queue_bytes_max).div_ceil(2),
             much_bytes: queue_bytes_max / 2,
             at_end: false,
             busy_until: Self::busy_until(lane, clock),
@@ -288,8 +287,8 @@ impl Pace {
         self.at_end = false;
         self.records += records;
         self.bytes += bytes;
-        // Half a queue: soon the queue may be full, and the partition not in the next fetch.
-        if self.records >= MUCH_RECORDS || self.bytes >= self.much_bytes {
+        // Soon the queue may be full, and the partition not in the next fetch.
+        if self.records >= self.much_records || self.bytes >= self.much_bytes {
             (self.records, self.bytes) = (0, 0);
             self.busy_until = Self::busy_until(Lane::CatchUp, clock);
         }
@@ -314,10 +313,12 @@ mod tests {
     use super::*;
 
     const LASTS: Duration = limits::KAFKA_CATCH_UP_LASTS;
+    const QUEUE_BYTES: usize = 1_000_000;
+    const MUCH_RECORDS: usize = limits::kafka_reader_queue_records(QUEUE_BYTES) / 2;
 
     fn pace(lane: Lane) -> (Pace, Clock) {
         let clock = Clock::manual(0, 1);
-        (Pace::new(lane, 1_000, &clock), clock)
+        (Pace::new(lane, QUEUE_BYTES, &clock), clock)
     }
 
     #[test]
@@ -340,7 +341,7 @@ mod tests {
     fn a_partition_of_which_much_comes_without_an_end_catches_up() {
         let (mut pace, clock) = pace(Lane::Tail);
         for _ in 0..100 {
-            pace.has_read(MUCH_RECORDS - 1, 499, &clock);
+            pace.has_read(MUCH_RECORDS - 1, QUEUE_BYTES / 2 - 1, &clock);
             assert_eq!(pace.lane(Lane::Tail, clock.elapsed()), Lane::Tail);
             pace.has_ended();
         }
@@ -348,7 +349,7 @@ mod tests {
         pace.has_read(1, 0, &clock);
         assert_eq!(pace.lane(Lane::Tail, clock.elapsed()), Lane::CatchUp);
         clock.advance(LASTS);
-        pace.has_read(1, 500, &clock);
+        pace.has_read(1, QUEUE_BYTES / 2, &clock);
         assert_eq!(pace.lane(Lane::Tail, clock.elapsed()), Lane::CatchUp);
     }
 }
