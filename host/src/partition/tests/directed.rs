@@ -84,7 +84,9 @@ async fn swaps_among_crashes(seed: u64, cache_bytes: usize) {
         let running = live(|| world.start_with(1, None, control.clone())).await;
         let events = random.random_range(20..200);
         let keys = (0..events).map(|key| key % 7);
-        world.append_with(keys, b"", &[header.clone()]).await;
+        world
+            .append_with(keys, b"", std::slice::from_ref(&header))
+            .await;
         appended += u64::from(events);
         for _ in 0..random.random_range(1..4) {
             deployment += 1;
