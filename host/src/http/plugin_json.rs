@@ -336,6 +336,9 @@ impl PluginDetails {
         let code = plugin.code();
         let generation =
             |generation: &Generation| GenerationDetails::of(app, plugin, &decided, generation);
+        // Decided, and not yet what answers here: until it does, something is under way.
+        let serving = Some(&decided.serving);
+        let promoted = serving.filter(|it| it.number() != deployment.generation);
         let foreign = plugin.foreign();
         Self {
             summary: PluginSummary::of(plugin),
@@ -362,7 +365,7 @@ impl PluginDetails {
                 principal: paused.principal.clone(),
                 at_ms: paused.at_ms,
             }),
-            building: decided.building.as_ref().map(generation),
+            building: decided.building.as_ref().or(promoted).map(generation),
             kept: decided.kept.as_ref().map(generation),
             skips: decided.skips.iter().map(SkipDetails::of).collect(),
             parked: ParkedDecision::all(&decided, manifest.key),
