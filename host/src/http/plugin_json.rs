@@ -308,7 +308,11 @@ pub(super) struct DeploymentResult {
 
 impl PluginSummary {
     pub(super) fn of(plugin: &Plugin) -> Self {
-        let deployment = plugin.deployment();
+        Self::answered_by(plugin, &plugin.deployment())
+    }
+
+    /// Of the deployment that answers, as one has looked it up.
+    fn answered_by(plugin: &Plugin, deployment: &Deployment) -> Self {
         Self {
             name: plugin.name().to_string(),
             kind: plugin.kind(),
@@ -341,7 +345,7 @@ impl PluginDetails {
         let promoted = serving.filter(|it| it.number() != deployment.generation);
         let foreign = plugin.foreign();
         Self {
-            summary: PluginSummary::of(plugin),
+            summary: PluginSummary::answered_by(plugin, &deployment),
             deployment: deployment.id.0,
             key: manifest.key,
             on_error: manifest.on_error,

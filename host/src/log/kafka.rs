@@ -38,7 +38,7 @@ pub use settings::{KEYS_OF_THE_HOST, KafkaSettings, check_properties};
 
 use budget::QueueBudget;
 use membership::KafkaMembership;
-use reader::KafkaReaderSet;
+use reader::{KafkaReaderSet, Lanes};
 use topics::Topics;
 use transaction::KafkaTransactions;
 use writer::{Placing, Writer};
@@ -149,13 +149,9 @@ impl Log for KafkaLog {
 
     fn reader_set(&self, name: &str) -> Result<Box<dyn ReaderSet>, LogError> {
         let topics = Arc::clone(&self.topics);
-        Ok(Box::new(KafkaReaderSet::new(
-            &self.settings,
-            name,
-            topics,
-            self.queues.clone(),
-            self.clock.clone(),
-        )))
+        let (queues, clock) = (self.queues.clone(), self.clock.clone());
+        let lanes = Lanes::new(&self.settings, name, topics, queues, clock);
+        Ok(Box::new(KafkaReaderSet::new(lanes)))
     }
 
     async fn append(

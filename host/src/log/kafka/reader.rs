@@ -13,20 +13,17 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use crate::clock::Clock;
 use crate::limits;
 use crate::types::{Offset, TopicPartition};
 
 use super::super::{LogError, PartitionReader, Read, ReadLimits, ReaderSet, RecordBatch};
-use super::budget::QueueBudget;
 use super::error;
 use super::native::Headers;
-use super::settings::KafkaSettings;
-use super::topics::Topics;
 
 mod lane;
 
-use lane::{Arrived, Fetching, Lane, Lanes};
+pub(super) use lane::Lanes;
+use lane::{Arrived, Fetching, Lane};
 
 type OpenPartitions = Arc<Mutex<HashSet<TopicPartition>>>;
 
@@ -38,15 +35,9 @@ pub(super) struct KafkaReaderSet {
 
 impl KafkaReaderSet {
     /// A set without a client yet.
-    pub(super) fn new(
-        settings: &KafkaSettings,
-        name: &str,
-        topics: Arc<Topics>,
-        queues: QueueBudget,
-        clock: Clock,
-    ) -> Self {
+    pub(super) fn new(lanes: Lanes) -> Self {
         Self {
-            lanes: Arc::new(Lanes::new(settings, name, topics, queues, clock)),
+            lanes: Arc::new(lanes),
             open: OpenPartitions::default(),
         }
     }

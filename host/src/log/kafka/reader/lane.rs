@@ -41,7 +41,7 @@ pub(super) enum Lane {
 }
 
 /// The lanes of a set.
-pub(super) struct Lanes {
+pub(in super::super) struct Lanes {
     settings: KafkaSettings,
     name: String,
     topics: Arc<Topics>,
@@ -62,7 +62,7 @@ struct LaneClient {
 
 impl Lanes {
     /// Lanes without clients yet.
-    pub(super) fn new(
+    pub(in super::super) fn new(
         settings: &KafkaSettings,
         name: &str,
         topics: Arc<Topics>,
@@ -129,20 +129,17 @@ impl Lanes {
     }
 
     fn client(&self, lane: Lane, queue_bytes_max: usize) -> Result<Arc<LaneClient>, LogError> {
-        let (slot, config) = match lane {
-            Lane::CatchUp => {
-                let config = self.settings.catch_up_reader(&self.name, queue_bytes_max);
-                (&self.catch_up, config)
-            }
-            Lane::Tail => {
-                let config = self.settings.reader(&self.name, queue_bytes_max);
-                (&self.tail, config)
-            }
+        let mut slot = match lane {
+            Lane::CatchUp => self.catch_up.lock(),
+            Lane::Tail => self.tail.lock(),
         };
-        let mut slot = slot.lock();
         if let Some(client) = slot.upgrade() {
             return Ok(client);
         }
+        let config = match lane {
+            Lane::CatchUp => self.settings.catch_up_reader(&self.name, queue_bytes_max),
+            Lane::Tail => self.settings.reader(&self.name, queue_bytes_max),
+        };
         let context = Context::new(&self.name);
         let health = Arc::clone(context.health());
         let consumer: BaseConsumer<Context> = config
