@@ -136,6 +136,8 @@
 
 #[doc(hidden)]
 pub mod abi;
+#[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
+mod allocator;
 pub mod cloudevents;
 mod codec;
 mod columns;
