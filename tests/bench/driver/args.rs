@@ -65,6 +65,8 @@ pub(crate) struct LimitArgs {
     pub(crate) bootstrap: String,
     pub(crate) topic: String,
     pub(crate) expect: u64,
+    /// Where to publish a count for each record, if that is what is compared.
+    pub(crate) output: Option<String>,
 }
 
 impl Args {
@@ -148,7 +150,7 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
 }
 
 fn limit(mut words: impl Iterator<Item = String>) -> Result<LimitArgs> {
-    let (mut bootstrap, mut topic, mut expect) = (None, None, None);
+    let (mut bootstrap, mut topic, mut expect, mut output) = (None, None, None, None);
     while let Some(word) = words.next() {
         let value = words
             .next()
@@ -157,6 +159,7 @@ fn limit(mut words: impl Iterator<Item = String>) -> Result<LimitArgs> {
             "--bootstrap" => bootstrap = Some(value),
             "--topic" => topic = Some(value),
             "--expect" => expect = Some(number(&value)?),
+            "--output" => output = Some(value),
             _ => bail!("unknown argument {word}"),
         }
     }
@@ -164,6 +167,7 @@ fn limit(mut words: impl Iterator<Item = String>) -> Result<LimitArgs> {
         bootstrap: bootstrap.context("--bootstrap is missing")?,
         topic: topic.context("--topic is missing")?,
         expect: expect.context("--expect is missing")?,
+        output,
     })
 }
 

@@ -35,7 +35,10 @@ use args::{Args, Command, Mode};
 
 fn main() -> ExitCode {
     let done = match Args::of_process() {
-        Ok(Command::Limit(child)) => limit::run(&child),
+        Ok(Command::Limit(child)) => match &child.output {
+            Some(output) => republish::limit(&child, output),
+            None => limit::run(&child),
+        },
         Ok(Command::Bench(args)) => bench(&args),
         Err(error) => {
             eprintln!("bench: {error:#}\n{}", args::USAGE);

@@ -6,10 +6,12 @@
 //!
 //! Invariant: nothing is reported of a contestant whose output was not found to be right.
 
+mod limit;
 mod output;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,6 +28,7 @@ use crate::report::{self, Ratio, machine};
 use crate::rounds::Measured;
 use crate::topic::{self, PARTITIONS};
 
+pub(crate) use limit::run as limit;
 use output::{Output, Published};
 
 /// Names of the figures, as in the JSON of medians.
@@ -43,7 +46,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(200);
 const PLUGIN: &str = "count-and-publish";
 
 /// Who takes part, in order.
-const CONTESTANTS: [(&str, Who); 3] = [
+const CONTESTANTS: [(&str, Who); 4] = [
+    ("limit", Who::Limit),
     (
         "kafka-streams-1",
         Who::Jvm(Jvm::KafkaStreams { threads: 1 }),
@@ -63,6 +67,7 @@ const RATIOS: [Ratio; 3] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Who {
+    Limit,
     Jvm(Jvm),
     Foldhost,
 }
@@ -116,6 +121,7 @@ impl Turn<'_> {
     fn pass(&self, who: Who, counts: &[u64], measured: &mut Measured) -> Result<()> {
         fs::create_dir_all(&self.folder)?;
         let published = match who {
+            Who::Limit => self.limit()?,
             Who::Jvm(jvm) => self.streams(jvm, measured)?,
             Who::Foldhost => self.foldhost()?,
         };
@@ -128,6 +134,19 @@ impl Turn<'_> {
         self.broker.delete_topic(self.output.topic())?;
         fs::remove_dir_all(&self.folder)?;
         Ok(())
+    }
+
+    fn limit(&self) -> Result<Published> {
+        let topic = self.output.topic();
+        self.broker.create_topic(topic, PARTITIONS)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["limit", "--bootstrap", &self.broker.bootstrap()]);
+        command.args(["--topic", &self.input.topic, "--output", topic]);
+        command.args(["--expect", &self.input.events.to_string()]);
+        let child = Contestant::start(self.name, command, &self.folder.join("log"))?;
+        let published = self.output.watch(child.process(), self.input.events)?;
+        child.stop()?;
+        Ok(published)
     }
 
     fn streams(&self, jvm: Jvm, measured: &mut Measured) -> Result<Published> {

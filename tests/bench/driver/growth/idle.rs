@@ -25,11 +25,12 @@ pub(super) const CPU: &str = "idle_partition_cpu_us_per_s";
 pub(super) const PARTITIONS: [i32; 2] = [1, 129];
 /// Keys of each, and events.
 const KEYS: u64 = 100;
-/// For how long nothing happens.
-const LASTS: Duration = Duration::from_secs(30);
-const LASTS_QUICK: Duration = Duration::from_secs(10);
-/// Between two looks at whether a host has come to rest.
-const REST: Duration = Duration::from_secs(2);
+/// For how long nothing happens: long, since CPU time is counted in steps of 10 ms.
+const LASTS: Duration = Duration::from_secs(60);
+const LASTS_QUICK: Duration = Duration::from_secs(30);
+/// Between two looks at whether a host has come to rest. What the opening of its partitions has left is given
+/// back to the system by the allocator, by and by, for ten seconds and for ten more: work of the opening.
+const REST: Duration = Duration::from_secs(21);
 /// Share of its memory that a host at rest may still give back, or take, between two looks.
 const REST_SHARE: f64 = 0.01;
 
