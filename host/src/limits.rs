@@ -419,12 +419,16 @@ pub const EMBEDDED_PROBE_INTERVAL: Duration = Duration::from_secs(5);
 /// Longest transactional id, in bytes.
 pub const TRANSACTIONAL_ID_BYTES_MAX: usize = 512;
 
+/// Threads that wait for the log's client at the same time: a transaction takes one until its records are delivered.
+pub const LOG_THREADS_MAX: usize = 128;
 /// Longest wait for one answer of a Kafka broker about topics and offsets.
 pub const KAFKA_REQUEST_MAX: Duration = Duration::from_secs(10);
 /// Longest time that a record may take to be written to Kafka, retries included.
 pub const KAFKA_DELIVERY_MAX: Duration = Duration::from_secs(30);
 /// Longest time for a transaction to be committed.
 pub const KAFKA_TRANSACTION_MAX: Duration = Duration::from_secs(30);
+/// How long a batch of a transaction that is being handed over waits for more; its end does not wait.
+pub const KAFKA_TRANSACTION_LINGER: Duration = Duration::from_millis(20);
 /// How long a created or deleted topic may take to be seen as such by the brokers.
 pub const KAFKA_TOPIC_SETTLE_MAX: Duration = Duration::from_secs(30);
 /// How long a broker may hold back an answer to a fetch because there is nothing to read: of partitions that

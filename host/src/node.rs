@@ -227,7 +227,7 @@ fn fold_threads(workers: usize) -> Threads {
     Threads {
         name: "fold",
         workers,
-        blocking_max: limits::STATE_DISK_THREADS_MAX,
+        blocking_max: limits::LOG_THREADS_MAX,
         niceness: 5,
     }
 }

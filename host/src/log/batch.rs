@@ -68,9 +68,10 @@ impl<'a> RecordRef<'a> {
     /// Bytes of key, value and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let headers = self.headers();
-        let headers = headers.map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len));
-        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + headers.sum::<usize>()
+        // They lie one behind the other, and the next record's behind them.
+        let from = self.batch.entries[self.index].from as usize;
+        let next = self.batch.entries.get(self.index + 1);
+        next.map_or(self.batch.data.len(), |next| next.from as usize) - from
     }
 
     /// The record's headers, in order.
@@ -289,6 +290,7 @@ mod tests {
             first.headers().collect::<Vec<_>>(),
             [("a", Some(&b"1"[..])), ("b", None)]
         );
+        assert_eq!((first.bytes(), batch.get(1).bytes()), (4, 0));
         let second = batch.get(1);
         assert_eq!(
             (second.key, second.value, second.headers().len()),

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{
     Log, LogError, LogKind, Membership, NewRecord, NewTopic, OffsetRange, ReaderSet, Topic,
-    TransactionalWriter,
+    TransactionalPublisher, TransactionalWriter,
 };
 use crate::clock::Clock;
 use crate::limits;
@@ -387,6 +387,12 @@ impl Log for EmbeddedLog {
     }
 
     async fn transactional(&self, id: &str) -> Result<Box<dyn TransactionalWriter>, LogError> {
+        Ok(Box::new(
+            EmbeddedTransactions::open(Arc::clone(&self.0), id).await?,
+        ))
+    }
+
+    async fn publisher(&self, id: &str) -> Result<Box<dyn TransactionalPublisher>, LogError> {
         Ok(Box::new(
             EmbeddedTransactions::open(Arc::clone(&self.0), id).await?,
         ))

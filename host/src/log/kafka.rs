@@ -18,7 +18,7 @@ use crate::types::{Offset, Partition, TopicName, TopicPartition};
 
 use super::{
     Log, LogError, LogKind, Membership, NewRecord, NewTopic, OffsetRange, ReaderSet, Topic,
-    TransactionalWriter,
+    TransactionalPublisher, TransactionalWriter,
 };
 
 mod budget;
@@ -27,6 +27,8 @@ mod context;
 mod error;
 mod membership;
 mod native;
+mod placing;
+mod publisher;
 mod reader;
 mod settings;
 mod token;
@@ -38,10 +40,12 @@ pub use settings::{KEYS_OF_THE_HOST, KafkaSettings, check_properties};
 
 use budget::QueueBudget;
 use membership::KafkaMembership;
+use placing::Placing;
+use publisher::KafkaPublisher;
 use reader::{KafkaReaderSet, Lanes};
 use topics::Topics;
 use transaction::KafkaTransactions;
-use writer::{Placing, Writer};
+use writer::Writer;
 
 /// A Kafka cluster as the host's log.
 pub struct KafkaLog {
@@ -163,13 +167,20 @@ impl Log for KafkaLog {
         self.topics.partitions(topic).await?;
         let records = records.into_iter().map(|record| (topic.clone(), record));
         let placed = self.placing.place(records).await?;
-        self.appender()?.write(&placed).await
+        self.appender()?.write(&placed, false).await
     }
 
     async fn transactional(&self, id: &str) -> Result<Box<dyn TransactionalWriter>, LogError> {
         let placing = Arc::clone(&self.placing);
         Ok(Box::new(
             KafkaTransactions::open(&self.settings, id, placing).await?,
+        ))
+    }
+
+    async fn publisher(&self, id: &str) -> Result<Box<dyn TransactionalPublisher>, LogError> {
+        let placing = Arc::clone(&self.placing);
+        Ok(Box::new(
+            KafkaPublisher::open(&self.settings, id, placing).await?,
         ))
     }
 

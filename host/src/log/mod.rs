@@ -20,10 +20,12 @@ mod batch;
 pub mod embedded;
 mod framing;
 pub mod kafka;
+mod new_records;
 mod partitioner;
 
 pub use batch::{HeaderRef, RecordBatch, RecordRef};
 pub use framing::{BadFrame, Framing, SCHEMA_ID_HEADER, Unframed};
+pub use new_records::{Destination, NewRecords};
 pub use partitioner::{Partitioner, murmur2};
 
 /// A header of a record; Kafka allows a value to be null. Names that the host writes cost no allocation.
@@ -169,6 +171,17 @@ pub trait TransactionalWriter: Send + fmt::Debug {
     ) -> Result<Vec<(Partition, Offset)>, LogError>;
 }
 
+/// Publishes in transactions, fenced by its transactional id, and is not told where its records are: on Kafka that is
+/// a report for each. After any error it is used up, as a [`TransactionalWriter`].
+#[async_trait]
+pub trait TransactionalPublisher: Send + fmt::Debug {
+    /// Writes all records atomically; once they are durable, gives them back for their memory.
+    ///
+    /// # Errors
+    /// As [`TransactionalWriter::commit`].
+    async fn publish(&mut self, records: NewRecords) -> Result<NewRecords, LogError>;
+}
+
 /// Change of the partitions that a membership holds.
 #[derive(Debug)]
 pub enum AssignmentChange {
@@ -295,6 +308,12 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`LogError::Unavailable`], [`LogError::Rejected`].
     async fn transactional(&self, id: &str) -> Result<Box<dyn TransactionalWriter>, LogError>;
+
+    /// A publisher under a transactional id; fences every earlier one, and every writer, of the same id.
+    ///
+    /// # Errors
+    /// As [`transactional`](Self::transactional).
+    async fn publisher(&self, id: &str) -> Result<Box<dyn TransactionalPublisher>, LogError>;
 
     /// Joins `group` as `instance` (static membership), subscribed to `topic`, without reading it.
     ///

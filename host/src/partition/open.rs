@@ -13,9 +13,7 @@ use super::parking::{Action, Parking};
 use super::publish::{self, Ahead, Limit, Publisher};
 use super::status::TOPIC_REPLACED;
 use super::worker::deciding::Decider;
-use super::{
-    Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, Publishing, journal, merge,
-};
+use super::{Blocked, CodeInUse, PartitionHandle, PartitionSpec, Ports, journal, merge};
 use crate::fail::{self, Point};
 use crate::log::{
     LogError, OffsetRange, PartitionReader, Read, ReadLimits, RecordBatch, RecordRef, Topic,
@@ -88,13 +86,13 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     let mut code = handle.code();
     let publishing = spec.publishing.as_ref();
     let decides = publishing.is_some_and(|publishing| publishing.decides);
-    let writer = match &spec.publishing {
-        Some(Publishing {
-            transactional_id: Some(id),
-            ..
-        }) => Some(ports.log.transactional(id).await?),
-        _ => None,
-    };
+    let id = publishing.and_then(|it| it.transactional_id.as_deref());
+    let (mut decides_by, mut publishes_by) = (None, None);
+    match id {
+        Some(id) if decides => decides_by = Some(ports.log.transactional(id).await?),
+        Some(id) => publishes_by = Some(ports.log.publisher(id).await?),
+        None => {}
+    }
     fail::point(Point::WriterFenced);
     let store: Arc<dyn PartitionStore> = Arc::from(ports.states.open(&spec.store).await?);
     fail::point(Point::StoreOpened);
@@ -178,10 +176,10 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
     let empty = store.scan(&[], None, 1).await?.is_empty();
     let parking = Parking::stored(store.parked().await?);
     let refold = published.as_ref().and_then(|it| it.refold.clone());
-    let (mut writer, mut decider) = (writer, None);
+    let mut decider = None;
     if decides
         && reader.is_ok()
-        && let Some(writer) = writer.take()
+        && let Some(writer) = decides_by.take()
         && let Some(commands) = handle.shared.take_commands()
     {
         let bootstrap = handle.shared.control.borrow().bootstrap.clone();
@@ -189,7 +187,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
         let open = Decider::open(ports, spec, writer, commands, keep, bootstrap.as_ref());
         decider = Some(open.await?);
     }
-    let publisher = match (publishing, writer, &published) {
+    let publisher = match (publishing, publishes_by, &published) {
         (Some(publishing), Some(writer), Some(published)) => {
             let now = ports.clock.elapsed();
             Some(Publisher::new(spec, publishing, writer, published, now))

@@ -10,4 +10,5 @@
 mod bed;
 mod cluster;
 mod contract;
+mod publishing;
 mod secured;

@@ -4,10 +4,13 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{Shared, prepare};
 use crate::limits;
-use crate::log::{LogError, NewRecord, TransactionalWriter};
+use crate::log::{
+    Header, LogError, NewRecord, NewRecords, TransactionalPublisher, TransactionalWriter,
+};
 use crate::types::{Offset, Partition, TopicName};
 
 /// A writer under a transactional id.
@@ -74,5 +77,31 @@ impl TransactionalWriter for EmbeddedTransactions {
         let written = self.write(records).await;
         self.used_up = written.is_err();
         written
+    }
+}
+
+#[async_trait]
+impl TransactionalPublisher for EmbeddedTransactions {
+    async fn publish(&mut self, records: NewRecords) -> Result<NewRecords, LogError> {
+        let mut owned = Vec::with_capacity(records.len());
+        for to in records.destinations() {
+            for index in to.records {
+                let record = records.get(index);
+                let headers = record.headers();
+                let headers = headers.map(|(name, value)| -> Header {
+                    (name.to_owned().into(), value.map(Bytes::copy_from_slice))
+                });
+                let record = NewRecord {
+                    key: record.key.map(Bytes::copy_from_slice),
+                    value: record.value.map(Bytes::copy_from_slice),
+                    headers: headers.collect(),
+                    timestamp_ms: Some(record.timestamp_ms),
+                    partition: to.partition,
+                };
+                owned.push((to.topic.clone(), record));
+            }
+        }
+        self.commit(owned).await?;
+        Ok(records)
     }
 }

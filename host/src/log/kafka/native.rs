@@ -23,10 +23,12 @@ use rdkafka_sys as sys;
 use super::super::HeaderRef;
 
 mod admin;
+mod produce;
 
 pub(super) use admin::{
     Described, create_partitions, create_topic, delete_topic, describe_topics, topic_setting,
 };
+pub(super) use produce::ProducerTopic;
 
 /// A librdkafka client, whatever its kind.
 pub(super) trait NativeHandle: Send + Sync + 'static {
@@ -375,6 +377,13 @@ impl<'a> Iterator for Headers<'a> {
         let (name, value) = unsafe { (CStr::from_ptr(name), bytes(value.cast_mut(), len)) };
         Some((name.to_str().unwrap_or("(a name that is not utf-8)"), value))
     }
+}
+
+/// Sends what was handed to a producer without waiting for more to go with it, and waits until nothing is under
+/// way, or for as long as said. Somebody else must serve the producer's events meanwhile.
+pub(super) fn flush(producer: &impl NativeHandle, timeout: Duration) {
+    // SAFETY: the producer is alive. Whether it was in time, the reports tell.
+    let _ = unsafe { sys::rd_kafka_flush(producer.native(), milliseconds(timeout)) };
 }
 
 /// Whether a record whose delivery failed may still have been written.

@@ -169,6 +169,9 @@ pub fn check_properties(properties: &BTreeMap<String, String>) -> Result<(), Vec
     }
 }
 
+/// Names of the time that a batch waits for more records.
+const LINGER: [&str; 2] = ["linger.ms", "queue.buffering.max.ms"];
+
 impl KafkaSettings {
     /// A client that asks (metadata, offsets, topics), or reads partitions at their ends, with at most this
     /// much waiting in front of each.
@@ -217,7 +220,7 @@ impl KafkaSettings {
     /// An idempotent producer.
     pub(super) fn writer(&self, name: &str) -> ClientConfig {
         let mut config = self.base(name);
-        self.preset(&mut config, &["linger.ms", "queue.buffering.max.ms"], "1");
+        self.preset(&mut config, &LINGER, "1");
         let delivery = limits::KAFKA_DELIVERY_MAX.as_millis().to_string();
         if !self.properties.contains_key("transaction.timeout.ms") {
             self.preset(
@@ -234,10 +237,20 @@ impl KafkaSettings {
         config
     }
 
-    /// A producer that fences every earlier one of the same transactional id.
+    /// A producer that fences every earlier one of the same transactional id. Its batches fill while a
+    /// transaction is handed over, and the end of each is flushed.
     pub(super) fn transactional(&self, id: &str) -> ClientConfig {
         let mut config = self.writer(id);
+        let linger = limits::KAFKA_TRANSACTION_LINGER.as_millis().to_string();
+        self.preset(&mut config, &LINGER, &linger);
         config.set("transactional.id", id);
+        config
+    }
+
+    /// As [`transactional`](Self::transactional), without a report for each record that was written.
+    pub(super) fn publisher(&self, id: &str) -> ClientConfig {
+        let mut config = self.transactional(id);
+        config.set("delivery.report.only.error", "true");
         config
     }
 

@@ -32,6 +32,7 @@ fn make(pairs: &[(&str, &str)]) -> Result<(), LogError> {
         "test",
         Arc::clone(&log.placing),
     )?;
+    publisher::Bulk::new(&settings.publisher("test"), "test")?;
     Ok(())
 }
 

@@ -7,15 +7,18 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use rdkafka::error::KafkaError;
-use rdkafka::producer::Producer as _;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 
 use crate::limits;
 use crate::types::{Offset, Partition, TopicName};
 
 use super::super::{LogError, NewRecord, TransactionalWriter};
+use super::client::Client;
+use super::context::Context;
+use super::placing::Placing;
 use super::settings::KafkaSettings;
-use super::writer::{Placing, Writer};
+use super::writer::Writer;
 use super::{blocking, error};
 
 /// How often a commit that was not answered in time is asked for again.
@@ -42,27 +45,12 @@ impl KafkaTransactions {
         placing: Arc<Placing>,
     ) -> Result<Self, LogError> {
         let writer = Writer::new(&settings.transactional(id), id, Arc::clone(&placing))?;
-        let producer = Arc::clone(writer.producer());
-        let opened =
-            blocking(move || Ok(producer.init_transactions(limits::KAFKA_REQUEST_MAX))).await?;
-        match opened {
-            Ok(()) => Ok(Self {
-                id: id.to_owned(),
-                placing,
-                writer: Some(writer),
-            }),
-            Err(error) => {
-                let what = format!("opening transactional id '{id}'");
-                let error = writer.explain(error::asked(error::code_of(&error), &what));
-                Err(match error {
-                    // A broker that cannot write down transactions says nothing else, for ever.
-                    LogError::Unavailable(why) => {
-                        LogError::Unavailable(format!("{why}; {IF_OTHERS_ARE_ANSWERED}"))
-                    }
-                    error => error,
-                })
-            }
-        }
+        writer.transactions(id).open().await?;
+        Ok(Self {
+            id: id.to_owned(),
+            placing,
+            writer: Some(writer),
+        })
     }
 }
 
@@ -73,35 +61,24 @@ impl TransactionalWriter for KafkaTransactions {
         records: Vec<(TopicName, NewRecord)>,
     ) -> Result<Vec<(Partition, Offset)>, LogError> {
         // Taken out until all went well: a dropped call leaves `None`.
-        let writer = self.writer.take().ok_or_else(|| {
-            LogError::OutcomeUnknown(format!(
-                "the writer of '{}' is used up by an earlier error: open another",
-                self.id
-            ))
-        })?;
+        let writer = self.writer.take().ok_or_else(|| used_up(&self.id))?;
         let placed = self.placing.place(records).await?;
         // librdkafka ends an empty transaction without asking anybody: there is nothing to do.
         if placed.is_empty() {
             self.writer = Some(writer);
             return Ok(Vec::new());
         }
-        begin(&writer, &self.id)?;
+        let transaction = writer.transactions(&self.id);
+        transaction.begin()?;
         // All reports are in before the commit is asked for: librdkafka's own wait for them looks
         // every 100 ms only.
-        match writer.write(&placed).await {
+        match writer.write(&placed, true).await {
             Ok(places) => {
-                commit(&writer, &self.id).await?;
+                transaction.commit().await?;
                 self.writer = Some(writer);
                 Ok(places)
             }
-            Err(error) => {
-                abort(&writer, &self.id).await;
-                // Whatever reached the log was never committed.
-                Err(match error {
-                    LogError::OutcomeUnknown(why) => LogError::Unavailable(why),
-                    error => error,
-                })
-            }
+            Err(error) => Err(transaction.fail(error).await),
         }
     }
 }
@@ -115,50 +92,110 @@ impl fmt::Debug for KafkaTransactions {
     }
 }
 
-fn begin(writer: &Writer, id: &str) -> Result<(), LogError> {
-    writer.producer().begin_transaction().map_err(|error| {
-        let what = format!("beginning a transaction of '{id}'");
-        match writer.fatal() {
-            Some((code, why)) => error::asked(code, &format!("{what}: {why}")),
-            None => error::asked(error::code_of(&error), &what),
-        }
-    })
+/// The error of a writer that had one before.
+pub(super) fn used_up(id: &str) -> LogError {
+    LogError::OutcomeUnknown(format!(
+        "the writer of '{id}' is used up by an earlier error: open another"
+    ))
 }
 
-async fn commit(writer: &Writer, id: &str) -> Result<(), LogError> {
-    let what = format!("committing a transaction of '{id}'");
-    for _ in 0..COMMIT_ATTEMPTS {
-        let producer = Arc::clone(writer.producer());
-        let committed =
-            blocking(move || Ok(producer.commit_transaction(limits::KAFKA_TRANSACTION_MAX)))
-                .await?;
-        let Err(error) = committed else { return Ok(()) };
-        if let Some((code, why)) = writer.fatal() {
-            return Err(error::written(code, true, &format!("{what}: {why}")));
-        }
-        match error {
-            // The outcome is decided: it is taken back.
-            KafkaError::Transaction(error) if error.txn_requires_abort() => {
-                abort(writer, id).await;
-                return Err(error::written(error.code(), false, &what));
+/// The transactions of a producer.
+pub(super) struct Transactions<'a, C: ProducerContext + 'static> {
+    pub(super) id: &'a str,
+    pub(super) producer: &'a Arc<Client<BaseProducer<C>>>,
+    pub(super) context: &'a Context,
+}
+
+impl<C: ProducerContext + 'static> Transactions<'_, C> {
+    /// Fences every earlier producer of the same id.
+    pub(super) async fn open(&self) -> Result<(), LogError> {
+        let opened = self.ask(|producer| producer.init_transactions(limits::KAFKA_REQUEST_MAX));
+        let Err(error) = opened.await? else {
+            return Ok(());
+        };
+        let what = format!("opening transactional id '{}'", self.id);
+        let error = self.explain(error::asked(error::code_of(&error), &what));
+        Err(match error {
+            // A broker that cannot write down transactions says nothing else, for ever.
+            LogError::Unavailable(why) => {
+                LogError::Unavailable(format!("{why}; {IF_OTHERS_ARE_ANSWERED}"))
             }
-            KafkaError::Transaction(error) if error.is_retriable() => {}
-            error => return Err(error::written(error::code_of(&error), true, &what)),
+            error => error,
+        })
+    }
+
+    pub(super) fn begin(&self) -> Result<(), LogError> {
+        self.producer.begin_transaction().map_err(|error| {
+            let what = format!("beginning a transaction of '{}'", self.id);
+            match self.fatal() {
+                Some((code, why)) => error::asked(code, &format!("{what}: {why}")),
+                None => error::asked(error::code_of(&error), &what),
+            }
+        })
+    }
+
+    pub(super) async fn commit(&self) -> Result<(), LogError> {
+        let what = format!("committing a transaction of '{}'", self.id);
+        for _ in 0..COMMIT_ATTEMPTS {
+            let committed =
+                self.ask(|producer| producer.commit_transaction(limits::KAFKA_TRANSACTION_MAX));
+            let Err(error) = committed.await? else {
+                return Ok(());
+            };
+            if let Some((code, why)) = self.fatal() {
+                return Err(error::written(code, true, &format!("{what}: {why}")));
+            }
+            match error {
+                // The outcome is decided: it is taken back.
+                KafkaError::Transaction(error) if error.txn_requires_abort() => {
+                    self.abort().await;
+                    return Err(error::written(error.code(), false, &what));
+                }
+                KafkaError::Transaction(error) if error.is_retriable() => {}
+                error => return Err(error::written(error::code_of(&error), true, &what)),
+            }
+        }
+        Err(self.explain(LogError::OutcomeUnknown(format!(
+            "{what}: no answer in time"
+        ))))
+    }
+
+    /// Takes a transaction back whose records were not all written, and gives the error of that.
+    pub(super) async fn fail(&self, error: LogError) -> LogError {
+        self.abort().await;
+        // Whatever reached the log was never committed.
+        match error {
+            LogError::OutcomeUnknown(why) => LogError::Unavailable(why),
+            error => error,
         }
     }
-    Err(writer.explain(LogError::OutcomeUnknown(format!(
-        "{what}: no answer in time"
-    ))))
-}
 
-/// Takes a transaction back, as far as that is possible: the next writer of the id does it too.
-async fn abort(writer: &Writer, id: &str) {
-    let producer = Arc::clone(writer.producer());
-    let aborted = blocking(move || Ok(producer.abort_transaction(limits::KAFKA_REQUEST_MAX))).await;
-    if let Ok(Err(error)) = aborted {
-        tracing::debug!(
-            transactional_id = id,
-            "a transaction could not be aborted: {error}"
-        );
+    /// Takes a transaction back, as far as that is possible: the next writer of the id does it too.
+    async fn abort(&self) {
+        let aborted = self.ask(|producer| producer.abort_transaction(limits::KAFKA_REQUEST_MAX));
+        if let Ok(Err(error)) = aborted.await {
+            tracing::debug!(
+                transactional_id = self.id,
+                "a transaction could not be aborted: {error}"
+            );
+        }
+    }
+
+    async fn ask(
+        &self,
+        what: impl FnOnce(&BaseProducer<C>) -> KafkaResult<()> + Send + 'static,
+    ) -> Result<KafkaResult<()>, LogError> {
+        let producer = Arc::clone(self.producer);
+        blocking(move || Ok(what(&producer))).await
+    }
+
+    /// Why this producer can never write again, if so.
+    pub(super) fn fatal(&self) -> Option<(Code, String)> {
+        self.producer.client().fatal_error()
+    }
+
+    /// Adds the last reason to an error that only says that no answer came.
+    pub(super) fn explain(&self, error: LogError) -> LogError {
+        self.context.health().explain(error)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -19,21 +19,17 @@ use rdkafka::{ClientConfig, Message as _};
 use tokio::sync::Notify;
 
 use crate::limits;
-use crate::types::{Offset, Partition, TopicName, TopicPartition};
+use crate::types::{Offset, Partition};
 
-use super::super::{LogError, NewRecord, Partitioner};
+use super::super::LogError;
 use super::client::Client;
 use super::context::Context;
-use super::settings::KafkaSettings;
-use super::topics::Topics;
-use super::{error, native};
+use super::placing::{Failed, Placed, Placing};
+use super::transaction::Transactions;
+use super::{blocking, error, native};
 
 /// How long a full queue is waited for before it is tried again; a report wakes earlier.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(100);
-
-/// What Kafka's format (version 2) adds at least to a record that is alone in its batch, in bytes: 61
-/// for the batch, 7 for the record.
-const FRAMING_BYTES_MIN: usize = 68;
 
 /// The context of a producer: the common one, and where delivery reports go.
 pub(super) struct WriterContext {
@@ -251,106 +247,6 @@ impl Drop for Deliveries {
     }
 }
 
-/// A record that has been checked, and its partition chosen.
-#[derive(Debug)]
-pub(super) struct Placed {
-    topic: TopicName,
-    partition: Partition,
-    record: NewRecord,
-}
-
-/// Checks records and chooses their partitions, before anything is written.
-#[derive(Debug)]
-pub(super) struct Placing {
-    topics: Arc<Topics>,
-    record_bytes_max: usize,
-    /// Then only the brokers can tell whether a record is too large for its topic.
-    compresses: bool,
-    /// Where the next record without a key goes.
-    round_robin: AtomicU32,
-}
-
-impl Placing {
-    /// Places records on topics that are asked for, and refuses larger ones.
-    pub(super) fn new(topics: Arc<Topics>, settings: &KafkaSettings) -> Self {
-        Self {
-            topics,
-            record_bytes_max: settings.record_bytes_max,
-            compresses: settings.compresses(),
-            round_robin: AtomicU32::new(0),
-        }
-    }
-
-    /// Largest record that a topic takes, in bytes of key, value and headers.
-    pub(super) async fn record_bytes_max(&self, topic: &TopicName) -> usize {
-        let batch = self
-            .topics
-            .batch_bytes_max(topic)
-            .await
-            .unwrap_or(usize::MAX);
-        self.record_bytes_max
-            .min(batch.saturating_sub(FRAMING_BYTES_MIN))
-    }
-
-    /// Checks every record: its topic and partition exist, and it is not too large.
-    pub(super) async fn place(
-        &self,
-        records: impl IntoIterator<Item = (TopicName, NewRecord)>,
-    ) -> Result<Vec<Placed>, LogError> {
-        let records = records.into_iter();
-        let mut placed = Vec::with_capacity(records.size_hint().0);
-        // Most writes go to one topic, or to one after another.
-        let mut last: Option<(TopicName, u32)> = None;
-        for (index, (topic, record)) in records.enumerate() {
-            let partitions = match &last {
-                Some((known, partitions)) if *known == topic => *partitions,
-                _ => {
-                    let partitions = self.topics.partitions(&topic).await?;
-                    last = Some((topic.clone(), partitions));
-                    partitions
-                }
-            };
-            let bytes = record.bytes();
-            let questioned = bytes > limits::KAFKA_RECORD_UNQUESTIONED_BYTES_MAX;
-            let bytes_max = match questioned && !self.compresses {
-                true => self.record_bytes_max(&topic).await,
-                false => self.record_bytes_max,
-            };
-            if bytes > bytes_max {
-                return Err(LogError::RecordTooLarge {
-                    index,
-                    bytes,
-                    bytes_max,
-                });
-            }
-            let partition = match (record.partition, &record.key) {
-                (Some(partition), _) => partition,
-                (None, Some(key)) => Partitioner::Murmur2.partition(key, partitions),
-                (None, None) => {
-                    Partition(self.round_robin.fetch_add(1, Ordering::Relaxed) % partitions)
-                }
-            };
-            if partition.0 >= partitions {
-                return Err(LogError::UnknownPartition(TopicPartition {
-                    topic,
-                    partition,
-                }));
-            }
-            placed.push(Placed {
-                topic,
-                partition,
-                record,
-            });
-        }
-        Ok(placed)
-    }
-
-    /// Drops what is remembered of the records' topics.
-    fn forget(&self, topic: &TopicName) {
-        self.topics.forget(topic);
-    }
-}
-
 /// A producer whose reports are matched to its records.
 pub(super) struct Writer {
     producer: Arc<Client<BaseProducer<WriterContext>>>,
@@ -386,7 +282,16 @@ impl Writer {
         })
     }
 
-    /// The producer itself, for transactions.
+    /// Its transactions, under its transactional id.
+    pub(super) fn transactions<'a>(&'a self, id: &'a str) -> Transactions<'a, WriterContext> {
+        Transactions {
+            id,
+            producer: &self.producer,
+            context: &self.context,
+        }
+    }
+
+    /// The producer itself.
     pub(super) fn producer(&self) -> &Arc<Client<BaseProducer<WriterContext>>> {
         &self.producer
     }
@@ -396,15 +301,12 @@ impl Writer {
         self.producer.client().fatal_error()
     }
 
-    /// Adds the last reason to an error that only says that no answer came.
-    pub(super) fn explain(&self, error: LogError) -> LogError {
-        self.context.health().explain(error)
-    }
-
-    /// Hands all records over, waits until each is durable, and gives their places in order.
+    /// Hands all records over, waits until each is durable, and gives their places in order. What waits for more
+    /// to go with it does so no longer, if `flush` says so.
     pub(super) async fn write(
         &self,
         records: &[Placed],
+        flush: bool,
     ) -> Result<Vec<(Partition, Offset)>, LogError> {
         let deliveries = self.writes.begin(records.len());
         let mut refused = None;
@@ -418,6 +320,14 @@ impl Writer {
             if index % limits::KAFKA_RECORDS_TAKEN_MAX == limits::KAFKA_RECORDS_TAKEN_MAX - 1 {
                 tokio::task::yield_now().await;
             }
+        }
+        if flush {
+            let producer = Arc::clone(&self.producer);
+            blocking(move || {
+                native::flush(&*producer, limits::KAFKA_TRANSACTION_MAX);
+                Ok(())
+            })
+            .await?;
         }
         let mut places = Vec::with_capacity(records.len());
         let mut failures = Vec::new();
@@ -467,29 +377,15 @@ impl Writer {
         // The first reason is the cause; later ones are often only "purged" or "fatal".
         let (index, failure) = failures[0];
         let placed = &records[index];
-        self.placing.forget(&placed.topic);
-        if let Some((code, why)) = self.fatal() {
-            return error::written(code, true, &format!("writing to '{}': {why}", placed.topic));
-        }
-        let unwritten = none_written && failures.iter().all(|(_, each)| !each.perhaps_written);
-        match error::kind(failure.code) {
-            error::Kind::Missing if unwritten => LogError::UnknownTopic(placed.topic.clone()),
-            error::Kind::TooLarge if unwritten => {
-                let bytes = placed.record.bytes();
-                let most = self.placing.record_bytes_max(&placed.topic).await;
-                // Its framing is what was too much.
-                let bytes_max = most.min(bytes.saturating_sub(1));
-                LogError::RecordTooLarge {
-                    index,
-                    bytes,
-                    bytes_max,
-                }
-            }
-            _ => {
-                let what = format!("writing to '{}'", placed.topic);
-                self.explain(error::written(failure.code, !unwritten, &what))
-            }
-        }
+        let failed = Failed {
+            topic: &placed.topic,
+            index,
+            bytes: placed.record.bytes(),
+            code: failure.code,
+            unwritten: none_written && failures.iter().all(|(_, each)| !each.perhaps_written),
+        };
+        let error = self.placing.failure(failed, self.fatal()).await;
+        self.context.health().explain(error)
     }
 }
 
@@ -533,6 +429,7 @@ fn known_place((partition, offset): (i32, i64)) -> Result<(Partition, Offset), L
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::NewRecord;
 
     const LATE: Failure = Failure {
         code: Code::MessageTimedOut,

@@ -26,9 +26,9 @@ use super::{PartitionSpec, Publishing, journal};
 use crate::clock::Clock;
 use crate::fail::{self, Point};
 use crate::limits;
-use crate::log::{LogError, NewRecord, RecordBatch, TransactionalWriter};
+use crate::log::{LogError, NewRecords, RecordBatch, TransactionalPublisher};
 use crate::state::{ActionPoint, Checkpoint};
-use crate::types::{Offset, TopicName};
+use crate::types::Offset;
 
 /// Writes what a partition makes.
 #[derive(Debug)]
@@ -38,15 +38,13 @@ pub(super) struct Publisher {
     /// Whether it publishes what is made of events that only tell a state again.
     fires_on_bootstrap: bool,
     /// `None` while a transaction has it, and once it was closed.
-    writer: Option<Box<dyn TransactionalWriter>>,
+    writer: Option<Box<dyn TransactionalPublisher>>,
     /// When it was used last.
     used_at: Duration,
     /// What waits for the next transaction; bounded, since a partition that has made much folds no more.
-    pending: Vec<(TopicName, NewRecord)>,
-    pending_bytes: usize,
-    /// How many records the last transaction had: room for as many is made at once, since a vector that
-    /// grows step by step is copied into fresh pages again and again.
-    pending_expected: usize,
+    pending: NewRecords,
+    /// Memory of the last transaction, for what waits while the next one is under way.
+    spare: NewRecords,
     /// When the oldest of it was made.
     pending_since: Duration,
     /// Outputs of events before this are published already, or withheld.
@@ -62,11 +60,14 @@ pub(super) struct Publisher {
 
 #[derive(Debug)]
 struct Transaction {
-    task: JoinHandle<Result<Box<dyn TransactionalWriter>, LogError>>,
+    task: JoinHandle<Result<Written, LogError>>,
     /// Position that it publishes.
     next: Offset,
     records: usize,
 }
+
+/// What a transaction gives back: the writer, and the records' memory.
+type Written = (Box<dyn TransactionalPublisher>, NewRecords);
 
 /// A transaction that is durable.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +95,7 @@ impl Publisher {
     pub(super) fn new(
         spec: &PartitionSpec,
         publishing: &Publishing,
-        writer: Box<dyn TransactionalWriter>,
+        writer: Box<dyn TransactionalPublisher>,
         published: &Published,
         now: Duration,
     ) -> Self {
@@ -104,9 +105,8 @@ impl Publisher {
             fires_on_bootstrap: false,
             writer: Some(writer),
             used_at: now,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            pending_expected: 0,
+            pending: NewRecords::default(),
+            spare: NewRecords::default(),
             pending_since: Duration::ZERO,
             outputs_from: published.outputs_from,
             letters_from: published.letters_from,
@@ -136,9 +136,8 @@ impl Publisher {
             let record = batch.get(poison.index);
             if record.offset >= self.letters_from {
                 let letter = self.stamp.letter(&record, poison);
-                self.pending_bytes += letter.bytes();
-                self.pending
-                    .push((self.publishing.dead_letters.clone(), letter));
+                let topic = &self.publishing.dead_letters;
+                self.pending.push_new(topic, &letter, record.timestamp_ms);
             }
         }
     }
@@ -172,7 +171,6 @@ impl Publisher {
         if self.pending.is_empty() {
             self.pending_since = now;
         }
-        self.make_room(&emitted);
         let Some(output) = &self.publishing.output else {
             return;
         };
@@ -184,28 +182,16 @@ impl Publisher {
             }
             let is_whole = first.offset >= from && withheld.is_empty();
             let fires = self.fires_on_bootstrap;
-            self.stamp.outputs(batch, call, fires, |cause, record| {
-                if is_whole || (cause >= from && !withheld.contains(&cause)) {
-                    self.pending_bytes += record.bytes();
-                    self.pending.push((output.clone(), record));
-                }
-            });
-        }
-    }
-
-    /// Makes room for what calls emitted: a transaction's worth at first, with its position record.
-    fn make_room(&mut self, emitted: &[EmittedByCall]) {
-        let more: usize = emitted.iter().map(|call| call.records.len()).sum();
-        if more > 0 && self.pending.capacity() < self.pending.len() + more {
-            let expected = self.pending_expected.saturating_sub(self.pending.len());
-            self.pending.reserve(more.max(expected) + 1);
+            let is_due = |cause| is_whole || (cause >= from && !withheld.contains(&cause));
+            self.stamp
+                .outputs(batch, &call, fires, is_due, output, &mut self.pending);
         }
     }
 
     /// Whether so much waits that folding should.
     pub(super) fn is_full(&self) -> bool {
         self.pending.len() >= limits::PUBLISH_RECORDS_MAX
-            || self.pending_bytes >= limits::PUBLISH_BYTES_MAX
+            || self.pending.bytes() >= limits::PUBLISH_BYTES_MAX
     }
 
     /// Whether states up to `next` may be committed: all that they made is published.
@@ -238,6 +224,9 @@ impl Publisher {
     /// known to whoever opens the partition.
     pub(super) fn close(&mut self) {
         self.writer = None;
+        // Nothing waits, and nothing will for a while.
+        self.pending = NewRecords::default();
+        self.spare = NewRecords::default();
     }
 
     /// Whether its writer was closed.
@@ -249,10 +238,16 @@ impl Publisher {
     ///
     /// # Panics
     /// If a transaction is under way.
-    pub(super) fn start(&mut self, spec: &PartitionSpec, checkpoint: &Checkpoint, made: Made) {
+    pub(super) fn start(
+        &mut self,
+        spec: &PartitionSpec,
+        checkpoint: &Checkpoint,
+        made: Made,
+        now_ms: i64,
+    ) {
         let mut writer = self.writer.take().expect("one transaction at a time");
-        let mut records = std::mem::take(&mut self.pending);
-        self.pending_bytes = 0;
+        let spare = std::mem::take(&mut self.spare);
+        let mut records = std::mem::replace(&mut self.pending, spare);
         let position = journal::Position {
             partition: spec.store.partition,
             generation: spec.store.generation,
@@ -271,13 +266,13 @@ impl Publisher {
             held: made.held,
         };
         let count = records.len();
-        self.pending_expected = count;
-        records.push((spec.journal.clone(), journal::position_record(&position)));
+        let position = journal::position_record(&position);
+        records.push_new(&spec.journal, &position, now_ms);
         let task = tokio::spawn(async move {
             fail::point(Point::TransactionBegins);
-            writer.commit(records).await?;
+            let records = writer.publish(records).await?;
             fail::point(Point::TransactionWritten);
-            Ok(writer)
+            Ok((writer, records))
         });
         self.in_flight = Some(Transaction {
             task,
@@ -301,9 +296,12 @@ impl Publisher {
             records: transaction.records,
         };
         self.in_flight = None;
-        let writer = ended
+        let written = ended
             .map_err(|error| LogError::OutcomeUnknown(format!("the transaction died: {error}")))?;
-        self.writer = Some(writer?);
+        let (writer, mut records) = written?;
+        records.clear();
+        self.writer = Some(writer);
+        self.spare = records;
         self.used_at = clock.elapsed();
         self.covered = confirmed.next;
         Ok(confirmed)

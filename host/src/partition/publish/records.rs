@@ -3,15 +3,14 @@
 //!
 //! Invariant: names of headers that begin with `foldhost-` are the host's; no plugin can emit one.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::super::step::{EmittedByCall, Poison};
 use super::super::{PartitionSpec, merged};
 use crate::limits;
-use crate::log::{Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
+use crate::log::{Header, NewRecord, NewRecords, RecordBatch, RecordRef, TRAVELLING_HEADERS};
 use crate::plugin::Emitted;
 use crate::state::KeyState;
 use crate::types::{GenerationId, Offset, Partition, PluginName, TopicName, TopicPartition};
@@ -44,14 +43,16 @@ impl Stamp {
         }
     }
 
-    /// Gives each record that a call emitted, with the offset of its cause, to `push`; those of events that only
-    /// tell a state again, if it `fires` on them.
+    /// Appends the records that a call emitted, for `topic`, as far as they are due by the offset of their cause;
+    /// those of events that only tell a state again, if it `fires` on them.
     pub(super) fn outputs(
         &self,
         batch: &RecordBatch,
-        call: EmittedByCall,
+        call: &EmittedByCall,
         fires: bool,
-        mut push: impl FnMut(Offset, NewRecord),
+        is_due: impl Fn(Offset) -> bool,
+        topic: &TopicName,
+        into: &mut NewRecords,
     ) {
         let Emitted {
             causes,
@@ -59,55 +60,54 @@ impl Stamp {
             values,
             timestamps_ms,
             headers,
-        } = call.records;
-        // One allocation for all keys, one for all values, one for what caused them; records share them.
-        let (key_ends, key_data) = (keys.ends, Bytes::from(keys.data));
-        let (value_ends, value_data) = (values.items.ends, Bytes::from(values.items.data));
-        let mut positions = BytesMut::with_capacity(causes.len() * self.position_bytes_about());
-        let (mut key_from, mut value_from, mut header) = (0, 0, 0);
-        let mut stamped: Option<(u32, Cause)> = None;
-        for (index, &cause) in causes.iter().enumerate() {
-            let record = batch.get(call.first + cause as usize);
-            let cause = match stamped.take() {
-                Some((of, it)) if of == cause => stamped.insert((of, it)),
-                _ => stamped.insert((cause, self.cause(&record, &mut positions))),
-            };
-            let cause = &cause.1;
-            let key_until = key_ends[index] as usize;
-            let value_until = value_ends[index] as usize;
-            let is_value = values.marks[index] == 1;
+        } = &call.records;
+        let mut header = 0;
+        let mut cause = Cause::default();
+        let mut caused_by = None;
+        for (index, &by) in causes.iter().enumerate() {
+            let record = batch.get(call.first + by as usize);
+            if caused_by != Some(by) {
+                self.read_cause(&record, &mut cause);
+                caused_by = Some(by);
+            }
             let own = headers.as_ref().map_or(0, |it| it.counts[index] as usize);
-            let mut stamps = Vec::with_capacity(own + 3 + cause.travelling.len());
-            if let Some(headers) = &headers {
-                for at in header..header + own {
-                    let name = String::from_utf8_lossy(headers.names.get(at)).into_owned();
-                    let name = Cow::Owned(name);
-                    let value = headers.values.get(at).map(Bytes::copy_from_slice);
-                    stamps.push((name, value));
-                }
-                header += own;
+            let of_record = header..header + own;
+            header += own;
+            if !is_due(record.offset) || (cause.is_bootstrap && !fires) {
+                continue;
             }
-            for travelling in &cause.travelling {
-                if !stamps.iter().any(|(name, _)| *name == travelling.0) {
-                    stamps.push(travelling.clone());
-                }
-            }
-            self.stamp(&mut stamps);
-            stamps.push((CAUSE.into(), Some(cause.position.clone())));
-            let new = NewRecord {
-                key: Some(key_data.slice(key_from..key_until)),
-                value: is_value.then(|| value_data.slice(value_from..value_until)),
-                headers: stamps,
-                timestamp_ms: Some(match &timestamps_ms {
+            let own: Vec<_> = match headers {
+                Some(headers) => of_record
+                    .map(|at| {
+                        (
+                            String::from_utf8_lossy(headers.names.get(at)),
+                            headers.values.get(at),
+                        )
+                    })
+                    .collect(),
+                None => Vec::new(),
+            };
+            let is_own = |name: &str| own.iter().any(|(own, _)| own == name);
+            let travelling = cause.travelling.iter();
+            let stamped = travelling
+                .map(|(name, value)| (&**name, value.as_deref()))
+                .filter(|(name, _)| !is_own(name))
+                .chain([
+                    (PLUGIN, Some(&self.plugin[..])),
+                    (GENERATION, Some(&self.generation[..])),
+                    (CAUSE, Some(cause.position.as_bytes())),
+                ]);
+            let own = own.iter().map(|(name, value)| (&**name, *value));
+            into.push(
+                topic,
+                match timestamps_ms {
                     Some(timestamps) => timestamps[index],
                     None => record.timestamp_ms,
-                }),
-                partition: None,
-            };
-            (key_from, value_from) = (key_until, value_until);
-            if fires || !cause.is_bootstrap {
-                push(record.offset, new);
-            }
+                },
+                Some(keys.get(index)),
+                values.get(index),
+                own.chain(stamped),
+            );
         }
     }
 
@@ -179,31 +179,25 @@ impl Stamp {
         headers.push((GENERATION.into(), Some(self.generation.clone())));
     }
 
-    /// What outputs of a record say of it; its position is written behind others in `positions`.
-    fn cause(&self, record: &RecordRef<'_>, positions: &mut BytesMut) -> Cause {
+    /// Reads what outputs of a record say of it.
+    fn read_cause(&self, record: &RecordRef<'_>, into: &mut Cause) {
         let (topic, partition, offset) = self.origin(record);
-        write!(positions, "{topic}/{partition}@{offset}").expect("the buffer grows");
-        let mut is_bootstrap = false;
-        let travelling = record.headers().filter_map(|(name, value)| {
-            is_bootstrap |= name == BOOTSTRAP;
+        into.position.clear();
+        write!(into.position, "{topic}/{partition}@{offset}").expect("the text grows");
+        into.is_bootstrap = false;
+        into.travelling.clear();
+        for (name, value) in record.headers() {
+            into.is_bootstrap |= name == BOOTSTRAP;
             // What is made of a state that is told again is nothing new either.
             let mut names = TRAVELLING_HEADERS.into_iter().chain([BOOTSTRAP]);
-            let name = names.find(|it| *it == name)?;
             let bytes = value.map_or(0, <[u8]>::len);
-            (bytes <= limits::TRAVELLING_HEADER_BYTES_MAX)
-                .then(|| (name.into(), value.map(Bytes::copy_from_slice)))
-        });
-        let travelling = travelling.collect();
-        Cause {
-            position: positions.split().freeze(),
-            travelling,
-            is_bootstrap,
+            if let Some(name) = names.find(|it| *it == name)
+                && bytes <= limits::TRAVELLING_HEADER_BYTES_MAX
+            {
+                let value = value.map(Bytes::copy_from_slice);
+                into.travelling.push((name.into(), value));
+            }
         }
-    }
-
-    /// How long the name of a position is, as long as numbers have a usual length.
-    fn position_bytes_about(&self) -> usize {
-        self.topic.as_str().len() + 16
     }
 
     /// Where a record was before any merge topic.
@@ -261,8 +255,9 @@ const GENERATION: &str = "foldhost-generation";
 const CAUSE: &str = "foldhost-cause";
 
 /// What the outputs of one event have in common.
+#[derive(Default)]
 struct Cause {
-    position: Bytes,
+    position: String,
     travelling: Vec<Header>,
     /// It only tells a state again.
     is_bootstrap: bool,

@@ -134,7 +134,8 @@ impl Worker {
             held: self.handle.shared.parking.read().held(),
             takes_over: self.takes_over.is_some(),
         };
-        publisher.start(self.handle.spec(), &self.checkpoint, made);
+        let now_ms = self.ports.clock.now_ms();
+        publisher.start(self.handle.spec(), &self.checkpoint, made, now_ms);
         if with_commit {
             self.held = Some(self.freeze());
         }
