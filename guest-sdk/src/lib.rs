@@ -133,6 +133,9 @@
 //! - [`Configure`]: parameters of a deployment.
 //! - [`log`]: lines for the host's log.
 //! - [`export!`]: which of these the component offers.
+//!
+//! A plugin allocates from pools of small blocks, since decoding takes and gives back a few for each event. Without
+//! the feature `allocator`, which is on by default, it has the allocator of Rust's standard library, or names its own.
 
 #[doc(hidden)]
 pub mod abi;

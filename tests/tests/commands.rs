@@ -124,7 +124,9 @@ fn what_is_wrong_with_a_command_is_said() -> Result<()> {
         unknown["commands"].to_string().contains("merge-patch"),
         "{unknown}"
     );
-    command(&client, put, &json!("no object"), &absent)?.expect_problem(400, "bad-body")?;
+    command(&client, put, &json!("no object"), &absent)?
+        .expect_problem(400, "bad-body")?
+        .expect_words(&["the body: expected an object"])?;
     for bad in ["17", "\"seventeen\"", "\"1\" x"] {
         command(&client, put, &json!({}), &[("if-match", bad)])?
             .expect_problem(400, "bad-etag")?

@@ -262,6 +262,17 @@ impl RecordBatch {
         self.headers.clear();
     }
 
+    /// Empties the batch and keeps memory for some times what it had, no more.
+    pub(super) fn clear_and_shrink(&mut self) {
+        const TIMES: usize = 4;
+        let (data, entries) = (self.data.len(), self.entries.len());
+        let headers = self.headers.len();
+        self.clear();
+        self.data.shrink_to(TIMES * data);
+        self.entries.shrink_to(TIMES * entries);
+        self.headers.shrink_to(TIMES * headers);
+    }
+
     fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
         let from = self.data.len();
         self.data.extend_from_slice(bytes);

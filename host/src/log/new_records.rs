@@ -1,7 +1,8 @@
 //! Records that one transaction writes, as columns: so many are made and written in a second that a few allocations
 //! for each would be most of what a record costs.
 //!
-//! Filled by whoever publishes, read by the adapters. Reused: [`NewRecords::clear`] keeps the memory.
+//! Filled by whoever publishes, read by the adapters. Reused: [`NewRecords::clear`] keeps memory for some times what
+//! there was, so that one large transaction does not hold its memory for good.
 
 use std::ops::Range;
 
@@ -123,9 +124,9 @@ impl NewRecords {
         &run.expect("it is one of them").topic
     }
 
-    /// Takes all records out and keeps the memory.
+    /// Takes all records out and keeps memory for as many, and for some times as many at most.
     pub fn clear(&mut self) {
-        self.records.clear();
+        self.records.clear_and_shrink();
         self.runs.clear();
     }
 }

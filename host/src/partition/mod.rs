@@ -48,7 +48,7 @@ pub use changes::{Change, Changes, Place};
 pub use control::{CodeInUse, Codes, Control, Skips};
 pub use deciding::{
     Answer, Bootstrap, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Sequence,
-    Settled, TRY_AGAIN, Waiting,
+    Settled, TRY_AGAIN, Waiting, bad_body,
 };
 pub use handle::{Lookup, Merging, PartitionHandle};
 pub use lookup::Lookups;

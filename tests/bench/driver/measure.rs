@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// The kernel's unit in `/proc/*/stat`, on every Linux that people run.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -11,13 +11,15 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// CPU time that a process and its threads have had, in user and kernel mode.
 ///
 /// # Errors
-/// If there is no such process.
+/// If there is no such process, or it has ended.
 pub(crate) fn cpu(process: u32) -> Result<Duration> {
     let path = format!("/proc/{process}/stat");
     let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     // The second field is the program's name in parentheses, and may hold anything.
     let behind = stat.rsplit_once(')').context("no name in the stat line")?.1;
     let fields: Vec<&str> = behind.split_whitespace().collect();
+    // One that nobody has waited for is still there.
+    ensure!(fields.first() != Some(&"Z"), "process {process} has ended");
     let ticks = |index: usize| -> Result<f64> {
         let field = fields
             .get(index)

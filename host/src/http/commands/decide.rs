@@ -17,6 +17,7 @@ use crate::limits;
 use crate::manager::Plugin;
 use crate::partition::{
     Answer, CodeInUse, CommandFault, Expects, Outcome, PartitionHandle, Settled, TRY_AGAIN,
+    bad_body,
 };
 use crate::plugin::manifest::ExpectedVersion;
 use crate::plugin::{Inspection, Payload};
@@ -157,7 +158,7 @@ impl<'a> Owner<'a> {
                 .with("commands", offered)
             }
             CommandFault::BadBody { field, problem } => {
-                Problem::new(Code::BadBody, format!("{field}: {problem}")).with("field", field)
+                Problem::new(Code::BadBody, bad_body(&field, &problem)).with("field", field)
             }
             CommandFault::Failed { code, detail } => {
                 let (of, advice) = match code.as_str() {

@@ -158,6 +158,15 @@ impl CommandFault {
     }
 }
 
+/// What is wrong with a body, for people; without a `field` it is the whole of it.
+#[must_use]
+pub fn bad_body(field: &str, problem: &str) -> String {
+    match field {
+        "" => format!("the body: {problem}"),
+        field => format!("{field}: {problem}"),
+    }
+}
+
 /// Code of a failure that says nothing about the command.
 pub const TRY_AGAIN: &str = "try-again";
 

@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use super::outcomes::bytes_of;
 use super::{
     Answer, Asker, Bootstrapped, CommandFault, CommandRequest, Expects, Outcome, Outcomes, Queued,
-    Settled, TRY_AGAIN,
+    Settled, TRY_AGAIN, bad_body,
 };
 use crate::limits;
 use crate::log::{COMMAND_HEADER, Header, NewRecord, RecordBatch, RecordRef, TRAVELLING_HEADERS};
@@ -305,7 +305,7 @@ impl Round {
                 format!("the handler has no command '{name}'"),
             ))),
             Err(CommandFault::BadBody { field, problem }) => {
-                Ok(Some(("bad-body".to_owned(), format!("{field}: {problem}"))))
+                Ok(Some(("bad-body".to_owned(), bad_body(&field, &problem))))
             }
             Err(fault) => Err(fault),
         }
