@@ -31,6 +31,12 @@ pub use partitioner::{Partitioner, murmur2};
 /// A header of a record; Kafka allows a value to be null. Names that the host writes cost no allocation.
 pub type Header = (Cow<'static, str>, Option<Bytes>);
 
+/// A copy of a header that was read.
+#[must_use]
+pub fn owned_header((name, value): HeaderRef<'_>) -> Header {
+    (name.to_owned().into(), value.map(Bytes::copy_from_slice))
+}
+
 /// Headers whose names begin so are written by the host, and by nobody else.
 pub const HOST_HEADERS_PREFIX: &str = "foldhost-";
 

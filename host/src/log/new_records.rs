@@ -47,26 +47,27 @@ impl NewRecords {
         value: Option<&[u8]>,
         headers: impl IntoIterator<Item = HeaderRef<'h>>,
     ) {
-        let number = Offset(self.records.len() as u64);
+        let number = self.number_next(topic, None);
         self.records.push(number, timestamp_ms, key, value, headers);
-        self.went_to(topic, None);
     }
 
     /// Appends a copy of a record; `now_ms` is the time of one that has none.
     pub fn push_new(&mut self, topic: &TopicName, record: &NewRecord, now_ms: i64) {
         let headers = record.headers.iter();
+        let number = self.number_next(topic, record.partition);
         self.records.push(
-            Offset(self.records.len() as u64),
+            number,
             record.timestamp_ms.unwrap_or(now_ms),
             record.key.as_deref(),
             record.value.as_deref(),
             headers.map(|(name, value)| (&**name, value.as_deref())),
         );
-        self.went_to(topic, record.partition);
     }
 
-    fn went_to(&mut self, topic: &TopicName, partition: Option<Partition>) {
-        let until = self.records.len();
+    /// The number of the record that is appended next, and goes there.
+    fn number_next(&mut self, topic: &TopicName, partition: Option<Partition>) -> Offset {
+        let number = self.records.len();
+        let until = number + 1;
         match self.runs.last_mut() {
             Some(run) if run.topic == *topic && run.partition == partition => run.until = until,
             _ => self.runs.push(Run {
@@ -75,6 +76,7 @@ impl NewRecords {
                 until,
             }),
         }
+        Offset(number as u64)
     }
 
     /// How many records.

@@ -9,11 +9,10 @@ use anyhow::{Result, anyhow};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use serde_json::json;
 
 use crate::args::LimitArgs;
-use crate::topic::PARTITIONS;
+use crate::topic::{self, PARTITIONS};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -41,11 +40,7 @@ pub(crate) fn run(args: &LimitArgs) -> Result<()> {
             .set("queued.max.messages.kbytes", "65536")
             .create()?,
     );
-    let mut assignment = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        assignment.add_partition_offset(&args.topic, partition, Offset::Beginning)?;
-    }
-    consumer.assign(&assignment)?;
+    consumer.assign(&topic::whole(&args.topic)?)?;
     let counted = Arc::new(AtomicU64::new(0));
     let mut readers = Vec::new();
     for partition in 0..PARTITIONS {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use foldhost_tests::kafka::Broker;
 
@@ -19,6 +20,18 @@ pub(crate) const PARTITIONS: i32 = 4;
 const WRITTEN_WITHIN: Duration = Duration::from_secs(120);
 /// Events between two looks at the clock.
 const PACE_EVENTS: u64 = 200;
+
+/// All partitions of a topic, from their first records.
+///
+/// # Errors
+/// Of librdkafka.
+pub(crate) fn whole(topic: &str) -> Result<TopicPartitionList> {
+    let mut assignment = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    Ok(assignment)
+}
 
 /// Creates the topic of an input and writes all of it.
 ///

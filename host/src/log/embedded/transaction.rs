@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Shared, prepare};
 use crate::limits;
 use crate::log::{
-    Header, LogError, NewRecord, NewRecords, TransactionalPublisher, TransactionalWriter,
+    LogError, NewRecord, NewRecords, TransactionalPublisher, TransactionalWriter, owned_header,
 };
 use crate::types::{Offset, Partition, TopicName};
 
@@ -87,14 +87,10 @@ impl TransactionalPublisher for EmbeddedTransactions {
         for to in records.destinations() {
             for index in to.records {
                 let record = records.get(index);
-                let headers = record.headers();
-                let headers = headers.map(|(name, value)| -> Header {
-                    (name.to_owned().into(), value.map(Bytes::copy_from_slice))
-                });
                 let record = NewRecord {
                     key: record.key.map(Bytes::copy_from_slice),
                     value: record.value.map(Bytes::copy_from_slice),
-                    headers: headers.collect(),
+                    headers: record.headers().map(owned_header).collect(),
                     timestamp_ms: Some(record.timestamp_ms),
                     partition: to.partition,
                 };

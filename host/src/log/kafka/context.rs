@@ -151,6 +151,35 @@ impl ClientContext for Context {
 
 impl ConsumerContext for Context {}
 
+/// The context of a client that is told more: the common one, and where that goes.
+pub(super) struct Extended<T> {
+    pub(super) common: Context,
+    pub(super) own: T,
+}
+
+impl<T: Send + Sync + 'static> ClientContext for Extended<T> {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.common.log(level, facility, message);
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        self.common.stats_raw(statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.common.error(error, reason);
+    }
+
+    fn generate_oauth_token(
+        &self,
+        config: Option<&str>,
+    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.common.generate_oauth_token(config)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

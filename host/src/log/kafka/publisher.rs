@@ -10,9 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
-use rdkafka::client::{ClientContext, OAuthToken};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, ProducerContext};
 
@@ -21,7 +19,7 @@ use crate::types::{Partition, TopicName};
 
 use super::super::{LogError, NewRecords, TransactionalPublisher};
 use super::client::Client;
-use super::context::Context;
+use super::context::{Context, Extended};
 use super::native::ProducerTopic;
 use super::placing::{Failed, Placing};
 use super::settings::KafkaSettings;
@@ -117,7 +115,7 @@ impl Bulk {
         let producer: BaseProducer<BulkContext> = config
             .create_with_context(BulkContext {
                 common: context.clone(),
-                failure: Arc::clone(&failure),
+                own: Arc::clone(&failure),
             })
             .map_err(|error| error::made(&error))?;
         Ok(Self {
@@ -138,12 +136,11 @@ impl Bulk {
 
     /// Hands all records over and waits until none is under way; blocks. The first that failed, and why.
     fn send(&mut self, records: &NewRecords, places: &[Partition]) -> Option<(usize, Code)> {
-        if let Err(refused) = self.hand_over(records, places) {
-            return Some(refused);
-        }
+        let refused = self.hand_over(records, places).err();
         native::flush(&*self.producer, limits::KAFKA_TRANSACTION_MAX);
-        // What is still under way then, the commit waits for, or takes back.
-        self.failure.0.lock().take()
+        // What is still under way then, the commit waits for, or takes back. A record that failed may be why
+        // later ones were refused.
+        self.failure.0.lock().take().or(refused)
     }
 
     fn hand_over(
@@ -176,36 +173,10 @@ impl Bulk {
 
 /// Which record of the transaction under way failed first, and why.
 #[derive(Debug, Default)]
-struct FirstFailure(Mutex<Option<(usize, Code)>>);
+pub(super) struct FirstFailure(Mutex<Option<(usize, Code)>>);
 
-/// The context of a producer that reports failures: the common one, and where they go.
-pub(super) struct BulkContext {
-    common: Context,
-    failure: Arc<FirstFailure>,
-}
-
-impl ClientContext for BulkContext {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.common.log(level, facility, message);
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        self.common.stats_raw(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.common.error(error, reason);
-    }
-
-    fn generate_oauth_token(
-        &self,
-        config: Option<&str>,
-    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.common.generate_oauth_token(config)
-    }
-}
+/// The context of a producer that reports failures.
+pub(super) type BulkContext = Extended<Arc<FirstFailure>>;
 
 impl ProducerContext for BulkContext {
     /// Index of the record in its transaction.
@@ -213,7 +184,7 @@ impl ProducerContext for BulkContext {
 
     fn delivery(&self, report: &DeliveryResult<'_>, index: usize) {
         if let Err((error, _)) = report {
-            let mut first = self.failure.0.lock();
+            let mut first = self.own.0.lock();
             first.get_or_insert((index, error::code_of(error)));
         }
     }

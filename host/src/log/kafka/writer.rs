@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
-use rdkafka::client::{ClientContext, OAuthToken};
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Header as NativeHeader, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
@@ -23,7 +21,7 @@ use crate::types::{Offset, Partition};
 
 use super::super::LogError;
 use super::client::Client;
-use super::context::Context;
+use super::context::{Context, Extended};
 use super::placing::{Failed, Placed, Placing};
 use super::transaction::Transactions;
 use super::{blocking, error, native};
@@ -31,34 +29,13 @@ use super::{blocking, error, native};
 /// How long a full queue is waited for before it is tried again; a report wakes earlier.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(100);
 
-/// The context of a producer: the common one, and where delivery reports go.
-pub(super) struct WriterContext {
-    common: Context,
+/// The context of a producer.
+pub(super) type WriterContext = Extended<Reporting>;
+
+/// Where delivery reports go.
+pub(super) struct Reporting {
     room: Arc<Room>,
     writes: Arc<Writes>,
-}
-
-impl ClientContext for WriterContext {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.common.log(level, facility, message);
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        self.common.stats_raw(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.common.error(error, reason);
-    }
-
-    fn generate_oauth_token(
-        &self,
-        config: Option<&str>,
-    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.common.generate_oauth_token(config)
-    }
 }
 
 impl ProducerContext for WriterContext {
@@ -76,8 +53,8 @@ impl ProducerContext for WriterContext {
                 perhaps_written: native::perhaps_written(message),
             }),
         };
-        self.writes.report(Ticket::of(ticket), outcome);
-        self.room.made();
+        self.own.writes.report(Ticket::of(ticket), outcome);
+        self.own.room.made();
     }
 }
 
@@ -265,13 +242,13 @@ impl Writer {
     ) -> Result<Self, LogError> {
         let (context, room) = (Context::new(name), Arc::new(Room::default()));
         let writes = Arc::new(Writes::default());
+        let own = Reporting {
+            room: Arc::clone(&room),
+            writes: Arc::clone(&writes),
+        };
         let common = context.clone();
         let producer: BaseProducer<WriterContext> = config
-            .create_with_context(WriterContext {
-                common,
-                room: Arc::clone(&room),
-                writes: Arc::clone(&writes),
-            })
+            .create_with_context(WriterContext { common, own })
             .map_err(|error| error::made(&error))?;
         Ok(Self {
             producer: Client::serve(producer),

@@ -8,7 +8,7 @@ use super::super::frame::Content;
 use super::super::merged;
 use super::super::step::{InstanceSlot, Poison, StepFault, poison_code};
 use crate::limits;
-use crate::log::{Framing, Header, NewRecord, RecordBatch, RecordRef};
+use crate::log::{Framing, Header, NewRecord, RecordBatch, RecordRef, owned_header};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{CallError, HeadersColumn, RouteInput, Routes};
 use crate::types::{RecordPosition, TopicPartition};
@@ -204,7 +204,7 @@ impl Copied {
         let own = (record.key != Some(key)).then_some(record.key);
         let headers = record.headers().filter(|(name, _)| !merged::is_mark(name));
         let headers: Vec<Header> = headers
-            .map(|(name, value)| (name.to_owned().into(), value.map(Bytes::copy_from_slice)))
+            .map(owned_header)
             .chain(merged::marks(&origin, own))
             .collect();
         let bytes = record.bytes() + key.len() + merged::MARKS_BYTES_MAX;

@@ -10,7 +10,9 @@ use bytes::Bytes;
 use super::super::step::{EmittedByCall, Poison};
 use super::super::{PartitionSpec, merged};
 use crate::limits;
-use crate::log::{Header, NewRecord, NewRecords, RecordBatch, RecordRef, TRAVELLING_HEADERS};
+use crate::log::{
+    Header, NewRecord, NewRecords, RecordBatch, RecordRef, TRAVELLING_HEADERS, owned_header,
+};
 use crate::plugin::Emitted;
 use crate::state::KeyState;
 use crate::types::{GenerationId, Offset, Partition, PluginName, TopicName, TopicPartition};
@@ -122,7 +124,7 @@ impl Stamp {
         let mut headers: Vec<Header> = record
             .headers()
             .filter(|(name, _)| !merged::is_mark(name))
-            .map(|(name, value)| (name.to_owned().into(), value.map(Bytes::copy_from_slice)))
+            .map(owned_header)
             .collect();
         let errors = [
             ("exception", poison.code.clone()),

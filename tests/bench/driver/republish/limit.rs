@@ -15,11 +15,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer, DefaultConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::COMMIT_EVERY;
 use crate::args::LimitArgs;
-use crate::topic::PARTITIONS;
+use crate::topic::{self, PARTITIONS};
 
 const POLL: Duration = Duration::from_millis(10);
 /// Records between two looks at the delivery reports, and at the clock.
@@ -41,11 +40,7 @@ pub(crate) fn run(args: &LimitArgs, output: &str) -> Result<()> {
             .set("fetch.queue.backoff.ms", "5")
             .create()?,
     );
-    let mut assignment = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        assignment.add_partition_offset(&args.topic, partition, Offset::Beginning)?;
-    }
-    consumer.assign(&assignment)?;
+    consumer.assign(&topic::whole(&args.topic)?)?;
     // Before anything can have come.
     let mut queues = Vec::new();
     for partition in 0..PARTITIONS {

@@ -16,7 +16,7 @@ use foldhost_tests::memory;
 use crate::child::WITHIN;
 use crate::input::key_number;
 use crate::measure;
-use crate::topic::PARTITIONS;
+use crate::topic::{self, PARTITIONS};
 
 /// Between two looks at the end: the error of every time here.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -133,11 +133,7 @@ impl Output {
     /// # Errors
     /// If a record is missing, comes twice, or in another order.
     pub(super) fn check(&self, counts: &[u64]) -> Result<()> {
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..PARTITIONS {
-            assignment.add_partition_offset(&self.topic, partition, Offset::Beginning)?;
-        }
-        self.consumer.assign(&assignment)?;
+        self.consumer.assign(&topic::whole(&self.topic)?)?;
         let mut counted = vec![0; counts.len()];
         let mut ended = [false; PARTITIONS as usize];
         while ended.contains(&false) {

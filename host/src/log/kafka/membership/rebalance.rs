@@ -13,8 +13,6 @@ use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rdkafka::client::{ClientContext, OAuthToken};
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{Consumer as _, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as ListedOffset, TopicPartitionList};
@@ -27,7 +25,7 @@ use crate::limits;
 use crate::types::{Partition, TopicName};
 
 use super::super::super::{AssignmentChange, LogError};
-use super::super::context::Context;
+use super::super::context::{Context, Extended};
 use super::super::error;
 use super::{Member, partitions};
 
@@ -194,21 +192,18 @@ fn wait(mut done: oneshot::Receiver<()>, at_most: Duration) -> bool {
 }
 
 /// The context of a member: changes of its assignment go to its [`State`].
-pub(in super::super) struct MemberContext {
-    common: Context,
-    state: Arc<State>,
-}
+pub(in super::super) type MemberContext = Extended<Arc<State>>;
 
 impl MemberContext {
     pub(super) fn new(state: Arc<State>) -> Self {
         Self {
             common: Context::new(&state.group),
-            state,
+            own: state,
         }
     }
 
     fn assign(&self, member: &Member, list: &mut TopicPartitionList) {
-        let given = partitions(list, &self.state.journal);
+        let given = partitions(list, &self.own.journal);
         // Nothing is read here: from the end, and paused before anything is fetched.
         let changed = list
             .set_all_offsets(ListedOffset::End)
@@ -218,51 +213,25 @@ impl MemberContext {
             })
             .and_then(|()| member.pause(list));
         if let Err(error) = changed {
-            tracing::error!(group = self.state.group, "taking an assignment: {error}");
+            tracing::error!(group = self.own.group, "taking an assignment: {error}");
         }
-        self.state.assigned(given);
+        self.own.assigned(given);
     }
 
     fn unassign(&self, member: &Member, list: &TopicPartitionList) {
-        let taken = partitions(list, &self.state.journal);
+        let taken = partitions(list, &self.own.journal);
         if member.assignment_lost() {
-            self.state.lost(taken);
+            self.own.lost(taken);
         } else {
-            self.state.revoked(taken);
+            self.own.revoked(taken);
         }
         let changed = match member.rebalance_protocol() {
             RebalanceProtocol::Cooperative => member.incremental_unassign(list),
             _ => member.unassign(),
         };
         if let Err(error) = changed {
-            tracing::error!(
-                group = self.state.group,
-                "giving back an assignment: {error}"
-            );
+            tracing::error!(group = self.own.group, "giving back an assignment: {error}");
         }
-    }
-}
-
-impl ClientContext for MemberContext {
-    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
-
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.common.log(level, facility, message);
-    }
-
-    fn stats_raw(&self, statistics: &[u8]) {
-        self.common.stats_raw(statistics);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.common.error(error, reason);
-    }
-
-    fn generate_oauth_token(
-        &self,
-        config: Option<&str>,
-    ) -> Result<OAuthToken, Box<dyn std::error::Error>> {
-        self.common.generate_oauth_token(config)
     }
 }
 
@@ -276,7 +245,7 @@ impl ConsumerContext for MemberContext {
 
     fn commit_callback(&self, result: Result<(), KafkaError>, _offsets: &TopicPartitionList) {
         if let Err(error) = result {
-            tracing::debug!(group = self.state.group, "offsets for lag tools: {error}");
+            tracing::debug!(group = self.own.group, "offsets for lag tools: {error}");
         }
     }
 }
