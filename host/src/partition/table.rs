@@ -24,6 +24,7 @@ pub(super) use self::budget::SharedTable;
 pub use self::budget::StateBudget;
 use self::slot::{ENTRY_OVERHEAD_BYTES, Freshness, Slot, Slots};
 use super::changes::{Change, Changes, Place};
+use crate::limits;
 use crate::state::{KeyState, StateChanges, StateChangesBuilder, StateRef};
 
 /// Slots that a freeze looks at together.
@@ -42,6 +43,8 @@ pub(super) struct StateTable {
     frozen: Vec<u32>,
     dirty_bytes: usize,
     frozen_bytes: usize,
+    /// What was dirty when the last commit ended: as much has to fit beside the next one.
+    dirty_beside_bytes: usize,
     bytes: usize,
     /// Of `bytes`, and of dirty and frozen ones, what the budget has been told.
     told_bytes: usize,
@@ -85,6 +88,7 @@ impl StateTable {
             frozen: Vec::new(),
             dirty_bytes: 0,
             frozen_bytes: 0,
+            dirty_beside_bytes: 0,
             bytes: 0,
             told_bytes: 0,
             told_dirty_bytes: 0,
@@ -211,8 +215,18 @@ impl StateTable {
 
     /// Whether as much has changed, with so many bytes beside the states, as may wait for a commit: then one begins,
     /// and folding waits while another is under way.
+    ///
+    /// The later a commit begins, the more often what it writes has changed. It leaves room for what will change
+    /// while it is written, going by the last one.
     pub(super) fn is_full(&self, beside_bytes: usize) -> bool {
-        self.dirty_bytes + beside_bytes >= self.budget.dirty_share_bytes()
+        let share = self.budget.dirty_share_bytes();
+        let room = if self.frozen.is_empty() {
+            let beside = self.dirty_beside_bytes + self.dirty_beside_bytes / 4;
+            share - beside.clamp(share / 8, share / 2)
+        } else {
+            share.saturating_sub(self.frozen_bytes)
+        };
+        self.dirty_bytes + beside_bytes >= room.clamp(1, limits::DIRTY_BYTES_MAX)
     }
 
     /// Keys that changed since the last commit began.
@@ -262,6 +276,7 @@ impl StateTable {
             }
         }
         self.frozen_bytes = 0;
+        self.dirty_beside_bytes = self.dirty_bytes;
         self.tell_budget();
     }
 

@@ -5,8 +5,8 @@
 //! loaded and after it is folded, so that no long replay and no scan of cold keys goes beyond it by
 //! more than a batch; it goes round the partitions as its hand goes round the states of one, so that
 //! an idle partition gives up its states before a busy one loses what it uses. Half of the memory is
-//! for changed states, of which each partition has an equal share: half of the share may wait for a
-//! commit while the other half is in one.
+//! for changed states, of which each partition has an equal share: what waits for a commit and what is in
+//! one.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +16,6 @@ use parking_lot::{Mutex, RwLock};
 
 use super::StateTable;
 use crate::config::MemoryPlan;
-use crate::limits;
 use crate::telemetry::Level;
 
 /// Slots that one visit to a table looks at, with the table locked.
@@ -97,11 +96,10 @@ impl StateBudget {
         table
     }
 
-    /// Bytes of changes in one partition that make a commit due.
+    /// Bytes of changes that one partition may hold, those in a commit included.
     pub(super) fn dirty_share_bytes(&self) -> usize {
         let open = self.0.open.load(Ordering::Relaxed).max(1);
-        let share = self.0.dirty_bytes_max / 2 / open;
-        share.clamp(1, limits::DIRTY_BYTES_MAX)
+        self.0.dirty_bytes_max / open
     }
 
     pub(in crate::partition) fn account(&self, before: usize, after: usize) {

@@ -71,13 +71,33 @@ fn a_key_that_changes_often_counts_once() {
     change(&mut table, b"b", state("1"));
     assert!(
         table.is_full(0),
-        "a quarter may wait while a quarter is in a commit"
+        "an eighth of what may change is left for what changes during the commit"
     );
     drop(table.freeze());
     assert!(!table.is_full(0));
     table.committed();
     drop(table);
     assert_eq!((budget.used_bytes(), budget.dirty_bytes()), (0, 0));
+}
+
+#[test]
+fn a_commit_begins_early_enough_for_what_changes_beside_it() {
+    let mut table = StateTable::new(true, StateBudget::new(32 * cost("a")));
+    let mut names = ('a'..='z').map(String::from);
+    let mut change_some = |table: &mut StateTable, count| {
+        for name in names.by_ref().take(count) {
+            assert!(!table.is_full(0), "before {name} changes");
+            change(table, name.as_bytes(), state("1"));
+        }
+    };
+    change_some(&mut table, 10);
+    drop(table.freeze());
+    change_some(&mut table, 6);
+    assert!(table.is_full(0), "half of the budget has changed");
+    table.committed();
+    // A quarter more than the six may come during the next commit.
+    change_some(&mut table, 3);
+    assert!(table.is_full(0));
 }
 
 #[test]
