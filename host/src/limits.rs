@@ -173,8 +173,10 @@ pub const STATE_COMMITS_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// Files that reads may have looked into for each byte of unmerged commits before merging these pays:
 /// a look costs about a microsecond, and so does merging some twenty bytes.
 pub const STATE_MERGE_LOOKS_PER_BYTE: f64 = 0.05;
-/// Pages of states that a scan reads ahead.
-pub const STATE_SCAN_PAGES_MAX: usize = 8;
+/// Pages of states that a scan reads at once.
+pub const STATE_SCAN_PAGES_MAX: usize = 32;
+/// Bytes of states that a scan returns at once, unless a single state is larger.
+pub const STATE_SCAN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Pages of states that one commit writes anew because they have become too large, or empty.
 pub const STATE_PAGES_REWRITTEN_MAX: usize = 256;
 /// States of one batch that are read from a store at the same time.
@@ -342,7 +344,7 @@ pub const SETTINGS_BODY_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of answers or records on one page, unless a single one is larger.
 pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Keys whose states are fetched at once for a page or a stream.
-pub const PAGE_SCAN_KEYS: usize = 64;
+pub const PAGE_SCAN_KEYS: usize = 1_024;
 /// Questions of one page or stream that are answered at the same time.
 pub const PAGE_ANSWERS_CONCURRENT: usize = 4;
 /// Reads of topics over HTTP that run at the same time; more wait.

@@ -145,7 +145,8 @@ impl Listing {
             let wanted = (items_max - items.len()).min(limits::PAGE_SCAN_KEYS);
             let found = handle
                 .scan(&self.prefix, walk.after.as_deref(), wanted)
-                .await?;
+                .await?
+                .states;
             if found.is_empty() {
                 *walk = Walk {
                     partition: walk.partition + 1,
@@ -182,6 +183,7 @@ impl Listing {
             if !handle
                 .scan(&self.prefix, behind.take(), 1)
                 .await?
+                .states
                 .is_empty()
             {
                 return Ok(Some(Cursor {

@@ -17,6 +17,7 @@ use super::{Blocked, CodeInUse, Control, PartitionSpec, PartitionStatus, Phase};
 use crate::limits;
 use crate::state::{
     ChangeNumber, FeedPage, IndexedEvent, KeyState, ParkedRecord, PartitionStore, StateError,
+    StatePage,
 };
 use crate::types::Offset;
 
@@ -201,8 +202,8 @@ impl PartitionHandle {
         Ok(self.in_memory(key).unwrap_or_else(|| self.lookup(stored)))
     }
 
-    /// Keys and states behind `after` that start with `prefix`, in order of key, at most `limit`;
-    /// uncommitted folds included.
+    /// Keys and states behind `after` that start with `prefix`, in order of key, uncommitted folds included: at
+    /// most `limit`, and no more once they have [`limits::STATE_SCAN_BYTES_MAX`].
     ///
     /// # Errors
     /// [`StateError`] of the store.
@@ -211,30 +212,35 @@ impl PartitionHandle {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
-        let mut found = Vec::with_capacity(limit.min(1024));
+    ) -> Result<StatePage, StateError> {
+        let mut found = StatePage::default();
         let mut after = after.map(Bytes::copy_from_slice);
-        let mut exhausted = false;
-        while found.len() < limit && !exhausted {
+        let mut bytes = 0;
+        while !found.is_last && found.states.len() < limit && bytes < limits::STATE_SCAN_BYTES_MAX {
+            let wanted = limit - found.states.len();
             // Changes first, then the store: what is committed in between is in both, not in none.
-            let changes = self
-                .shared
-                .table
-                .read()
-                .uncommitted(prefix, after.as_deref());
-            let wanted = limit - found.len();
+            let (changes, is_all) =
+                (self.shared.table.read()).uncommitted(prefix, after.as_deref(), wanted);
             let stored = self.store()?.scan(prefix, after.as_deref(), wanted).await?;
-            exhausted = stored.len() < wanted;
-            // Behind the last stored key of a full page, the store may hold more than was read.
-            let until = if exhausted {
-                None
-            } else {
-                stored.last().map(|(key, _)| key.clone())
-            };
-            merge(stored, changes, until.as_ref(), &mut found);
+            // Behind the last key of either there may be more of it than was read.
+            let stored_until = stored.states.last().filter(|_| !stored.is_last);
+            let changes_until = changes.last().filter(|_| !is_all).map(|(key, _)| key);
+            let ends = stored_until.map(|(key, _)| key).into_iter();
+            let until = ends.chain(changes_until).min().cloned();
+            found.is_last = until.is_none();
+            let before = found.states.len();
+            merge(stored.states, changes, until.as_ref(), &mut found.states);
+            let merged = &found.states[before..];
+            bytes += merged
+                .iter()
+                .map(|(key, it)| key.len() + it.state.len())
+                .sum::<usize>();
             after = until;
         }
-        found.truncate(limit);
+        if found.states.len() > limit {
+            found.states.truncate(limit);
+            found.is_last = false;
+        }
         Ok(found)
     }
 
@@ -258,7 +264,7 @@ impl PartitionHandle {
         &self,
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+    ) -> Result<StatePage, StateError> {
         self.store()?.scan(&[], after, limit).await
     }
 
@@ -464,11 +470,12 @@ fn merge(
     into: &mut Vec<(Bytes, KeyState)>,
 ) {
     let is_there = |state: &KeyState| !state.is_gone();
+    let is_within = |key: &Bytes| until.is_none_or(|until| key <= until);
     let mut changes = changes
         .into_iter()
-        .take_while(|(key, _)| until.is_none_or(|until| key <= until))
+        .take_while(|(key, _)| is_within(key))
         .peekable();
-    for (key, state) in stored {
+    for (key, state) in stored.into_iter().take_while(|(key, _)| is_within(key)) {
         while let Some((changed_key, changed)) = changes.next_if(|(changed, _)| *changed < key) {
             into.extend(changed.filter(is_there).map(|state| (changed_key, state)));
         }

@@ -16,7 +16,7 @@ use crate::limits;
 use crate::plugin::{BytesColumn, CallError, OptionalColumn, PluginInstance};
 use crate::state::{
     Checkpoint, Commit, IndexedEvent, KeyState, ParkedRecord, PartitionStore, StateChanges,
-    StateSnapshot,
+    StatePage, StateSnapshot,
 };
 use crate::types::{Offset, Partition};
 
@@ -86,10 +86,11 @@ async fn migrate_all(
     };
     let mut after: Option<Bytes> = None;
     loop {
-        let page = snapshot
-            .scan(after.as_deref(), limits::MIGRATION_KEYS_MAX)
-            .await?;
-        let is_last = page.len() < limits::MIGRATION_KEYS_MAX;
+        let page = snapshot.scan(after.as_deref(), limits::MIGRATION_KEYS_MAX);
+        let StatePage {
+            states: page,
+            is_last,
+        } = page.await?;
         let until = page.last().map(|(key, _)| key.clone());
         let mut changes = Vec::with_capacity(page.len());
         if has_leftovers {
@@ -195,9 +196,10 @@ async fn stale(
         let found = store
             .scan(&[], after.as_deref(), limits::MIGRATION_KEYS_MAX)
             .await?;
-        let is_last = found.len() < limits::MIGRATION_KEYS_MAX;
-        after = found.last().map(|(key, _)| key.clone());
+        let is_last = found.is_last;
+        after = found.states.last().map(|(key, _)| key.clone());
         let within = found
+            .states
             .into_iter()
             .map(|(key, _)| key)
             .take_while(|key| until.is_none_or(|until| key.as_ref() <= until));

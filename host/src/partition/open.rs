@@ -173,7 +173,7 @@ pub(super) async fn open(handle: &PartitionHandle, ports: &Ports) -> Result<Open
             (reader, range.end)
         }
     };
-    let empty = store.scan(&[], None, 1).await?.is_empty();
+    let empty = store.scan(&[], None, 1).await?.states.is_empty();
     let parking = Parking::stored(store.parked().await?);
     let refold = published.as_ref().and_then(|it| it.refold.clone());
     let mut decider = None;

@@ -280,12 +280,14 @@ impl StateTable {
         self.tell_budget();
     }
 
-    /// Changes that are in no finished commit, in order of key, behind `after`, with `prefix`.
+    /// Changes that are in no finished commit, in order of key, behind `after`, with `prefix`, the first `limit` of
+    /// them; and whether these are all.
     pub(super) fn uncommitted(
         &self,
         prefix: &[u8],
         after: Option<&[u8]>,
-    ) -> Vec<(Bytes, Option<KeyState>)> {
+        limit: usize,
+    ) -> (Vec<(Bytes, Option<KeyState>)>, bool) {
         let slots = |list: &'_ [u32], freshness| {
             let found = list.iter().map(|at| self.slots.get(*at));
             found
@@ -294,13 +296,21 @@ impl StateTable {
                         && slot.key().starts_with(prefix)
                         && after.is_none_or(|after| slot.key() > after)
                 })
-                .map(|slot| (Bytes::copy_from_slice(slot.key()), slot.state()))
                 .collect::<Vec<_>>()
         };
         let mut found = slots(&self.dirty, Freshness::Dirty);
         found.extend(slots(&self.frozen, Freshness::Frozen));
-        found.sort_unstable_by(|left, right| left.0.cmp(&right.0));
-        found
+        let in_order = |left: &&Slot, right: &&Slot| left.key().cmp(right.key());
+        let is_all = found.len() <= limit;
+        if !is_all {
+            found.select_nth_unstable_by(limit, in_order);
+            found.truncate(limit);
+        }
+        found.sort_unstable_by(in_order);
+        let copies = found
+            .into_iter()
+            .map(|slot| (Bytes::copy_from_slice(slot.key()), slot.state()));
+        (copies.collect(), is_all)
     }
 
     /// Goes on round the slots, at most `slots_max` of them, and drops clean states that were not

@@ -449,10 +449,28 @@ async fn survives_crashes(seed: u64, cache_bytes: usize) {
             "seed {seed}, key {key}"
         );
     }
-    let scanned = handle.scan(b"key-", None, 1_000).await.unwrap();
-    assert_eq!(scanned.len(), model.len(), "every key once");
+    for limit in [1, 3, 1_000] {
+        let keys = listed(&handle, limit).await;
+        assert_eq!(keys.len(), model.len(), "every key once, {limit} at a time");
+    }
     stop.send_replace(Stop::Clean);
     assert_eq!(worker.await.unwrap(), Exit::Stopped);
+}
+
+/// All keys, so many at a time.
+async fn listed(handle: &PartitionHandle, limit: usize) -> Vec<Bytes> {
+    let mut keys = Vec::<Bytes>::new();
+    loop {
+        let after = keys.last().cloned();
+        let page = handle.scan(b"key-", after.as_deref(), limit).await.unwrap();
+        assert!(page.states.len() <= limit);
+        assert!(page.is_last || !page.states.is_empty());
+        keys.extend(page.states.into_iter().map(|(key, _)| key));
+        if page.is_last {
+            assert!(keys.is_sorted_by(|one, next| one < next));
+            return keys;
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+#[cfg(doc)]
+use crate::limits;
 use crate::telemetry::PartitionLabels;
 use crate::types::{DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName};
 
@@ -124,6 +126,15 @@ impl KeyState {
             changed_at_ms: self.changed_at_ms,
         }
     }
+}
+
+/// Keys with their states, in order of key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatePage {
+    /// The states. None = there are no more.
+    pub states: Vec<(Bytes, KeyState)>,
+    /// Whether nothing of what was asked for is behind them.
+    pub is_last: bool,
 }
 
 /// As [`KeyState`], borrowed.
@@ -257,7 +268,8 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
     ) -> Result<Vec<Option<KeyState>>, StateError>;
 
     /// Committed states behind `after` (exclusive; `None` = from the first) that start with
-    /// `prefix`, at most `limit`, in order of key.
+    /// `prefix`, in order of key: at most `limit`, and no more once they have
+    /// [`limits::STATE_SCAN_BYTES_MAX`].
     ///
     /// # Errors
     /// Any [`StateError`].
@@ -266,7 +278,7 @@ pub trait PartitionStore: Send + Sync + fmt::Debug {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Bytes, KeyState)>, StateError>;
+    ) -> Result<StatePage, StateError>;
 
     /// All parked records that are committed, in order of offset; who parks them bounds them.
     ///
@@ -330,11 +342,7 @@ pub trait StateSnapshot: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// Any [`StateError`].
-    async fn scan(
-        &self,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Bytes, KeyState)>, StateError>;
+    async fn scan(&self, after: Option<&[u8]>, limit: usize) -> Result<StatePage, StateError>;
 
     /// As [`PartitionStore::parked`].
     ///

@@ -437,14 +437,17 @@ async fn keys_after(
 ) -> Result<Read, Problem> {
     let after = after.map(Bytes::as_ref);
     let page = handle.scan_committed(after, wanted).await?;
-    let place = match page.last() {
-        Some((key, _)) if page.len() == wanted => Place::Keys {
+    let place = match page.states.last() {
+        Some((key, _)) if !page.is_last => Place::Keys {
             then,
             after: Bytes::copy_from_slice(key),
         },
         _ => Place::Changes(then),
     };
-    let present = page.into_iter().filter(|(_, state)| !state.is_gone());
+    let present = page
+        .states
+        .into_iter()
+        .filter(|(_, state)| !state.is_gone());
     let found = present.map(|(key, state)| Found {
         place: Place::Keys {
             then,

@@ -35,6 +35,11 @@ fn frozen(table: &mut StateTable) -> Vec<(Bytes, Option<KeyState>)> {
     table.freeze().iter().collect()
 }
 
+/// All changes that are in no finished commit.
+fn uncommitted(table: &StateTable, after: Option<&[u8]>) -> Vec<(Bytes, Option<KeyState>)> {
+    table.uncommitted(b"", after, usize::MAX).0
+}
+
 /// What a state of `key` with a value of one letter takes.
 fn cost(key: &str) -> usize {
     ENTRY_OVERHEAD_BYTES + key.len() + 1
@@ -55,7 +60,7 @@ fn a_change_during_a_commit_stays_dirty() {
     change(&mut table, b"a", state("1"));
     assert_eq!(frozen(&mut table), [(key("a"), state("1"))]);
     change(&mut table, b"a", state("2"));
-    assert_eq!(table.uncommitted(b"", None), [(key("a"), state("2"))]);
+    assert_eq!(uncommitted(&table, None), [(key("a"), state("2"))]);
     table.committed();
     assert_eq!(frozen(&mut table), [(key("a"), state("2"))]);
 }
@@ -174,8 +179,8 @@ fn a_deleted_state_is_an_uncommitted_change() {
     let mut table = StateTable::new(false, StateBudget::new(1 << 20));
     table.load_all([(&key("a"), state("1"))]);
     change(&mut table, b"a", None);
-    assert_eq!(table.uncommitted(b"", None), [(key("a"), None)]);
-    assert_eq!(table.uncommitted(b"", Some(b"a")), []);
+    assert_eq!(uncommitted(&table, None), [(key("a"), None)]);
+    assert_eq!(uncommitted(&table, Some(b"a")), []);
     drop(table.freeze());
     assert_eq!(table.get(b"a"), Some(None));
     table.committed();

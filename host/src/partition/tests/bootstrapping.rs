@@ -80,7 +80,7 @@ impl World {
 
     /// Every state, with its version and when it changed.
     async fn all(running: &Running) -> Vec<(Bytes, Bytes, u64, i64)> {
-        let states = running.0.scan(b"", None, 10_000).await.unwrap();
+        let states = running.0.scan(b"", None, 10_000).await.unwrap().states;
         let states = states.into_iter();
         states
             .map(|(key, it)| (key, it.state.clone(), it.version(), it.changed_at_ms))

@@ -363,7 +363,7 @@ async fn a_version_has_one_winner_and_counts_on_where_a_state_is_gone() {
     let gone = ask(&running, on_version(request("4", "a", "drop", 0), 3)).await;
     assert!(is_accepted(&gone) && gone.outcome.version.is_none());
     assert_eq!(running.0.state(b"a").await.unwrap().state, None);
-    assert_eq!(running.0.scan(b"", None, 10).await.unwrap(), []);
+    assert_eq!(running.0.scan(b"", None, 10).await.unwrap().states, []);
     for _ in 0..2 {
         // A restart, with and without a commit of the state.
         running.1.send_replace(Stop::Abandon);

@@ -235,7 +235,7 @@ async fn every_state_is_migrated_once_however_often_it_begins_again() {
     assert_eq!(new.0.status().folds_from, gone.next());
     let last = world.append([1, 2], b"").await;
     assert!(new.0.wait_folded(last, PLENTY).await);
-    let found = new.0.scan(b"key-", None, 20_000).await.unwrap();
+    let found = new.0.scan(b"key-", None, 20_000).await.unwrap().states;
     assert_eq!(found.len(), KEYS as usize - 1);
     let counts = [count_of(&new.0, 1).await, count_of(&new.0, 9_999).await];
     assert_eq!(counts, [1_002, 1_001]);

@@ -14,7 +14,7 @@ use super::super::deciding::{Asked, Bootstrap, Bootstrapped, Round, Untold, tell
 use super::Worker;
 use crate::limits;
 use crate::log::NewRecord;
-use crate::state::{KeyState, StateError};
+use crate::state::{KeyState, StateError, StatePage};
 
 /// A decision by which states are told now.
 #[derive(Debug)]
@@ -98,8 +98,8 @@ impl Worker {
                 Ok(page) => page,
                 Err(error) => return self.try_again(&error.to_string()),
             };
-            let is_last = page.len() < wanted || slice.of.key.is_some();
-            let mut left = page.into_iter();
+            let is_last = page.is_last;
+            let mut left = page.states.into_iter();
             for (key, state) in left.by_ref() {
                 if let Err(why) = self.tell_state(&mut slice, &key, &state, now_ms) {
                     failed = Some(why);
@@ -223,14 +223,15 @@ async fn states_behind(
     handle: &PartitionHandle,
     slice: &Slice,
     wanted: usize,
-) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+) -> Result<StatePage, StateError> {
     match &slice.of.key {
         Some(key) => {
             let found = handle.state(key).await?.state;
-            Ok(found
-                .map(|state| (key.clone(), state))
-                .into_iter()
-                .collect())
+            let states = found.map(|state| (key.clone(), state)).into_iter();
+            Ok(StatePage {
+                states: states.collect(),
+                is_last: true,
+            })
         }
         None => handle.scan(&[], slice.told.after.as_deref(), wanted).await,
     }

@@ -42,7 +42,7 @@ use crate::state::pages::PAGE_BYTES;
 use crate::state::parked::{PARKED_PREFIX, decode_parked, encode_parked, parked_key};
 use crate::state::{
     ChangeNumber, Checkpoint, Commit, FeedPage, IndexedEvent, KeyState, ParkedRecord,
-    PartitionStore, StateError, StoreId, all_of,
+    PartitionStore, StateError, StatePage, StoreId, all_of,
 };
 
 pub(super) const CHECKPOINT_KEY: &[u8] = b"\x00checkpoint";
@@ -204,10 +204,9 @@ impl PartitionStore for SlatePartition {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+    ) -> Result<StatePage, StateError> {
         let scan = Scan::new(prefix, after, limit);
-        self.run(|open| async move { open.answered(scan.run(&open.db)).await })
-            .await
+        self.run(|open| async move { open.scan(scan).await }).await
     }
 
     async fn parked(&self) -> Result<Vec<ParkedRecord>, StateError> {

@@ -27,7 +27,7 @@ use crate::state::checkpoint::{decode_checkpoint, decode_state};
 use crate::state::history::range_behind;
 use crate::state::parked::{PARKED_PREFIX, decode_parked};
 use crate::state::{
-    Checkpoint, IndexedEvent, KeyState, ParkedRecord, StateError, StateSnapshot, StoreId, all_of,
+    Checkpoint, IndexedEvent, ParkedRecord, StateError, StatePage, StateSnapshot, StoreId, all_of,
 };
 
 /// A database at one of its commits.
@@ -119,23 +119,14 @@ impl StateSnapshot for SlateSnapshot {
         .await
     }
 
-    async fn scan(
-        &self,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<(Bytes, KeyState)>, StateError> {
+    async fn scan(&self, after: Option<&[u8]>, limit: usize) -> Result<StatePage, StateError> {
         let scan = Scan::new(&[], after, limit);
         let not_in_pages = states_v1(after);
         self.run(|pinned| async move {
-            let mut found = pinned.answered(scan.run(&pinned.reader)).await?;
+            let in_pages = pinned.answered(scan.run(&pinned.reader)).await?;
             // Whoever has the database open may not have come to make pages of all states.
-            let beside = pinned.entries(not_in_pages, limit).await?;
-            for (key, bytes) in beside {
-                found.push((key.slice(1..), decode_state(&bytes)?));
-            }
-            found.sort_by(|left, right| left.0.cmp(&right.0));
-            found.truncate(limit);
-            Ok(found)
+            let beside = pinned.states_v1(not_in_pages, limit).await?;
+            Ok(joined([in_pages, beside], limit))
         })
         .await
     }
@@ -186,7 +177,57 @@ impl Drop for SlateSnapshot {
     }
 }
 
+/// The first states of both pages, in order of key.
+fn joined(pages: [StatePage; 2], limit: usize) -> StatePage {
+    // Behind the last key of one that is not whole there may be more of it.
+    let cut = pages.iter().filter(|page| !page.is_last);
+    let ends = cut.filter_map(|page| page.states.last());
+    let until = ends.map(|(key, _)| key.clone()).min();
+    let is_within = |key: &Bytes| until.as_ref().is_none_or(|until| key <= until);
+    let states = pages.into_iter().flat_map(|page| page.states);
+    let mut states: Vec<_> = states.filter(|(key, _)| is_within(key)).collect();
+    states.sort_by(|left, right| left.0.cmp(&right.0));
+    let count = states.len();
+    let mut bytes = 0;
+    let fit = states.iter().take_while(|(key, it)| {
+        let fits = bytes < limits::STATE_SCAN_BYTES_MAX;
+        bytes += key.len() + it.state.len();
+        fits
+    });
+    let fit = fit.count().min(limit);
+    states.truncate(fit);
+    StatePage {
+        states,
+        is_last: until.is_none() && fit == count,
+    }
+}
+
 impl Pinned {
+    /// States that are in no page, as a version before pages wrote them.
+    async fn states_v1(
+        &self,
+        range: (Bound<Bytes>, Bound<Bytes>),
+        limit: usize,
+    ) -> Result<StatePage, StateError> {
+        let reading = async {
+            let options = scan_options();
+            let mut entries = self.reader.scan_with_options(range, &options).await?;
+            let mut found = StatePage::default();
+            let mut bytes = 0;
+            while found.states.len() < limit && bytes < limits::STATE_SCAN_BYTES_MAX {
+                let Some(entry) = entries.next().await? else {
+                    found.is_last = true;
+                    break;
+                };
+                bytes += entry.key.len() + entry.value.len();
+                let state = decode_state(&entry.value)?;
+                found.states.push((entry.key.slice(1..), state));
+            }
+            Ok::<_, ReadFault>(found)
+        };
+        self.answered(reading).await
+    }
+
     /// Stored keys and what is stored under them, in order of key.
     async fn entries(
         &self,

@@ -85,7 +85,8 @@ async fn keys(store: &dyn PartitionStore, prefix: &str, after: Option<&str>) -> 
     let found = store
         .scan(prefix.as_bytes(), after.map(str::as_bytes), 100)
         .await
-        .unwrap();
+        .unwrap()
+        .states;
     found
         .iter()
         .map(|(key, _)| String::from_utf8(key.to_vec()).unwrap())
@@ -145,7 +146,7 @@ async fn parked_records_are_committed_with_the_states_and_apart_from_them() {
     assert_eq!(keys(&*open, "", None).await, ["a"]);
     let snapshot = store.snapshot(&id()).await.unwrap().unwrap();
     assert_eq!(snapshot.parked().await.unwrap(), [parked(1), parked(300)]);
-    assert_eq!(snapshot.scan(None, 10).await.unwrap().len(), 1);
+    assert_eq!(snapshot.scan(None, 10).await.unwrap().states.len(), 1);
     snapshot.close().await;
 }
 
@@ -204,8 +205,8 @@ async fn a_scan_goes_on_behind_a_key() {
     assert_eq!(keys(&*open, "ab", Some("ab")).await, ["abc"]);
     assert_eq!(keys(&*open, "ab", Some("b")).await, [] as [&str; 0]);
     assert_eq!(keys(&*open, "b", Some("a")).await, ["b"]);
-    assert_eq!(open.scan(b"", None, 2).await.unwrap().len(), 2);
-    assert_eq!(open.scan(b"", None, 0).await.unwrap().len(), 0);
+    assert_eq!(open.scan(b"", None, 2).await.unwrap().states.len(), 2);
+    assert_eq!(open.scan(b"", None, 0).await.unwrap().states.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

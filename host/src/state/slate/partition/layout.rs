@@ -79,6 +79,12 @@ impl Layout {
         self.pages[..behind].last().map(|(_, number)| *number)
     }
 
+    /// First keys and numbers of the pages from that of a key on.
+    pub(super) fn pages_from(&self, key: &[u8]) -> &[(Bytes, PageNumber)] {
+        let behind = self.pages.partition_point(|(first, _)| first <= key);
+        &self.pages[behind.saturating_sub(1)..]
+    }
+
     /// What `changes` are of each page, in order.
     fn changes_of_pages(&self, changes: &StateChanges) -> Vec<PageChange> {
         let mut found = Vec::new();

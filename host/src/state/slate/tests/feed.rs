@@ -249,7 +249,7 @@ async fn a_copy_that_reads_on_equals_the_store() {
             None => copy.remove(&change.key),
         };
     }
-    let states = open.scan(b"", None, usize::MAX).await.unwrap();
+    let states = open.scan(b"", None, usize::MAX).await.unwrap().states;
     let states = states.into_iter().map(|(key, state)| (key, state.state));
     assert!(copy == states.collect(), "the copy equals the store");
     let all = feed(&*open, 1).await.changes;

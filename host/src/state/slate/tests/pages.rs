@@ -7,6 +7,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::state::StatePage;
 use crate::state::checkpoint::{STATE_PREFIX_V1, encode_checkpoint, encode_state};
 use crate::state::slate::partition::CHECKPOINT_KEY;
 
@@ -91,6 +92,31 @@ fn scanned(
         .collect()
 }
 
+/// All states, page by page.
+async fn in_pages(scan: impl AsyncFn(Option<Bytes>) -> StatePage) -> Vec<(Bytes, KeyState)> {
+    let mut found = Vec::new();
+    let mut after = None;
+    loop {
+        let StatePage { states, is_last } = scan(after).await;
+        let sizes = states.iter().map(|(key, it)| key.len() + it.state.len());
+        let before_the_last: usize = sizes.rev().skip(1).sum();
+        assert!(before_the_last <= limits::STATE_SCAN_BYTES_MAX);
+        found.extend(states);
+        if is_last {
+            return found;
+        }
+        after = found.last().map(|(key, _)| key.clone());
+    }
+}
+
+async fn all_of_store(open: &dyn PartitionStore) -> Vec<(Bytes, KeyState)> {
+    in_pages(async |after| open.scan(b"", after.as_deref(), usize::MAX).await.unwrap()).await
+}
+
+async fn all_of_snapshot(of: &dyn StateSnapshot) -> Vec<(Bytes, KeyState)> {
+    in_pages(async |after| of.scan(after.as_deref(), usize::MAX).await.unwrap()).await
+}
+
 async fn looks_like(open: &dyn PartitionStore, model: &Model, random: &mut ChaCha8Rng) {
     let asked: Vec<Bytes> = (0..40).map(|_| some_key(random)).collect();
     let found = open.get_many(&asked, usize::MAX).await.unwrap();
@@ -102,9 +128,13 @@ async fn looks_like(open: &dyn PartitionStore, model: &Model, random: &mut ChaCh
         let prefix = prefix.slice(..random.random_range(0..=prefix.len().min(6)));
         let after = random.random_bool(0.7).then(|| some_key(random));
         let limit = [0, 1, 7, 5_000][random.random_range(0..4)];
-        let found = open.scan(&prefix, after.as_deref(), limit).await.unwrap();
+        let found = open.scan(&prefix, after.as_deref(), limit);
+        let StatePage { states, is_last } = found.await.unwrap();
         let expected = scanned(model, &prefix, after.as_deref(), limit);
-        assert!(found == expected, "{prefix:?} behind {after:?}, {limit}");
+        assert!(states == expected, "{prefix:?} behind {after:?}, {limit}");
+        assert!(is_last || states.len() == limit, "{prefix:?}, {limit}");
+        let all = scanned(model, &prefix, after.as_deref(), usize::MAX);
+        assert!(!is_last || states == all, "{prefix:?}, {limit}");
     }
 }
 
@@ -142,7 +172,7 @@ async fn a_store_equals_what_was_committed() {
             looks_like(&*open, &model, &mut random).await;
         }
         let snapshot = store.snapshot(&id()).await.unwrap().unwrap();
-        let found = snapshot.scan(None, usize::MAX).await.unwrap();
+        let found = all_of_snapshot(&*snapshot).await;
         assert!(found == scanned(&model, b"", None, usize::MAX), "{seed}");
         snapshot.close().await;
         open.close().await;
@@ -163,7 +193,7 @@ async fn keys_that_come_and_go_leave_nothing() {
         open.commit(commit_of(round, changes)).await.unwrap();
         open.maintain().await.unwrap();
     }
-    let found = open.scan(b"", None, usize::MAX).await.unwrap();
+    let found = open.scan(b"", None, usize::MAX).await.unwrap().states;
     assert_eq!(found.len() as u64, keys);
     let listed: Vec<_> = objects.list(None).try_collect().await.unwrap();
     let bytes: u64 = listed.iter().map(|object| object.size).sum();
@@ -195,7 +225,7 @@ async fn a_read_beside_commits_finds_every_key() {
                         reads += 1;
                     }
                     if reads % 50 == 0 {
-                        let found = open.scan(b"", None, usize::MAX).await.unwrap();
+                        let found = open.scan(b"", None, usize::MAX).await.unwrap().states;
                         assert!(found.len() as u64 >= there, "{} of {there}", found.len());
                         assert!(found.is_sorted_by(|left, right| left.0 < right.0));
                     }
@@ -254,12 +284,12 @@ async fn states_of_a_version_without_pages_become_pages() {
     write_version_1(objects.clone(), &model, 9).await;
     let store = store_in(objects, often_merged());
     let snapshot = store.snapshot(&id()).await.unwrap().unwrap();
-    let found = snapshot.scan(Some(b"10"), 3).await.unwrap();
+    let found = snapshot.scan(Some(b"10"), 3).await.unwrap().states;
     assert_eq!(found, scanned(&model, b"", Some(b"10"), 3));
     let open = store.open(&id()).await.unwrap();
     assert_eq!(open.checkpoint().await.unwrap(), Some(checkpoint(9)));
     assert_eq!(
-        snapshot.scan(None, 5).await.unwrap(),
+        snapshot.scan(None, 5).await.unwrap().states,
         scanned(&model, b"", None, 5)
     );
     snapshot.close().await;
@@ -270,7 +300,7 @@ async fn states_of_a_version_without_pages_become_pages() {
     open.maintain().await.unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(1);
     looks_like(&*open, &model, &mut random).await;
-    let found = open.scan(b"", None, usize::MAX).await.unwrap();
+    let found = all_of_store(&*open).await;
     assert!(found == scanned(&model, b"", None, usize::MAX));
     open.close().await;
 }
@@ -288,12 +318,12 @@ async fn making_pages_goes_on_where_it_was_cut_off() {
         drop(opened);
         faults.revive();
         if was_cut_off && let Ok(Some(snapshot)) = store.snapshot(&id()).await {
-            let found = snapshot.scan(None, usize::MAX).await.unwrap();
+            let found = all_of_snapshot(&*snapshot).await;
             assert!(found == scanned(&model, b"", None, usize::MAX), "{writes}");
             snapshot.close().await;
         }
         let open = store.open(&id()).await.unwrap();
-        let found = open.scan(b"", None, usize::MAX).await.unwrap();
+        let found = all_of_store(&*open).await;
         assert!(found == scanned(&model, b"", None, usize::MAX), "{writes}");
         assert_eq!(open.checkpoint().await.unwrap(), Some(checkpoint(9)));
         open.close().await;
