@@ -215,32 +215,21 @@ impl PartitionHandle {
     ) -> Result<StatePage, StateError> {
         let mut found = StatePage::default();
         let mut after = after.map(Bytes::copy_from_slice);
-        let mut bytes = 0;
-        while !found.is_last && found.states.len() < limit && bytes < limits::STATE_SCAN_BYTES_MAX {
+        while !found.is_last && !found.is_full(limit) {
             let wanted = limit - found.states.len();
             // Changes first, then the store: what is committed in between is in both, not in none.
             let (changes, is_all) =
                 (self.shared.table.read()).uncommitted(prefix, after.as_deref(), wanted);
             let stored = self.store()?.scan(prefix, after.as_deref(), wanted).await?;
             // Behind the last key of either there may be more of it than was read.
-            let stored_until = stored.states.last().filter(|_| !stored.is_last);
             let changes_until = changes.last().filter(|_| !is_all).map(|(key, _)| key);
-            let ends = stored_until.map(|(key, _)| key).into_iter();
-            let until = ends.chain(changes_until).min().cloned();
+            let ends = stored.until().into_iter().chain(changes_until);
+            let until = ends.min().cloned();
             found.is_last = until.is_none();
-            let before = found.states.len();
             merge(stored.states, changes, until.as_ref(), &mut found.states);
-            let merged = &found.states[before..];
-            bytes += merged
-                .iter()
-                .map(|(key, it)| key.len() + it.state.len())
-                .sum::<usize>();
             after = until;
         }
-        if found.states.len() > limit {
-            found.states.truncate(limit);
-            found.is_last = false;
-        }
+        found.truncate(limit);
         Ok(found)
     }
 

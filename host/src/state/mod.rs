@@ -12,7 +12,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-#[cfg(doc)]
 use crate::limits;
 use crate::telemetry::PartitionLabels;
 use crate::types::{DeploymentId, Digest, Epoch, GenerationId, Offset, Partition, PluginName};
@@ -135,6 +134,35 @@ pub struct StatePage {
     pub states: Vec<(Bytes, KeyState)>,
     /// Whether nothing of what was asked for is behind them.
     pub is_last: bool,
+}
+
+impl StatePage {
+    /// The last key, if there may be more behind it.
+    #[must_use]
+    pub fn until(&self) -> Option<&Bytes> {
+        let last = self.states.last().filter(|_| !self.is_last);
+        last.map(|(key, _)| key)
+    }
+
+    /// Whether it has as much as is returned at once: `limit` keys, or [`limits::STATE_SCAN_BYTES_MAX`].
+    #[must_use]
+    pub fn is_full(&self, limit: usize) -> bool {
+        let sizes = self.states.iter().map(bytes_of);
+        self.states.len() >= limit || sizes.sum::<usize>() >= limits::STATE_SCAN_BYTES_MAX
+    }
+
+    /// Drops what is behind the first so many keys.
+    pub fn truncate(&mut self, keys: usize) {
+        if self.states.len() > keys {
+            self.states.truncate(keys);
+            self.is_last = false;
+        }
+    }
+}
+
+/// Bytes of a key with its state.
+fn bytes_of((key, state): &(Bytes, KeyState)) -> usize {
+    key.len() + state.state.len()
 }
 
 /// As [`KeyState`], borrowed.

@@ -28,6 +28,7 @@ use crate::state::history::range_behind;
 use crate::state::parked::{PARKED_PREFIX, decode_parked};
 use crate::state::{
     Checkpoint, IndexedEvent, ParkedRecord, StateError, StatePage, StateSnapshot, StoreId, all_of,
+    bytes_of,
 };
 
 /// A database at one of its commits.
@@ -180,26 +181,22 @@ impl Drop for SlateSnapshot {
 /// The first states of both pages, in order of key.
 fn joined(pages: [StatePage; 2], limit: usize) -> StatePage {
     // Behind the last key of one that is not whole there may be more of it.
-    let cut = pages.iter().filter(|page| !page.is_last);
-    let ends = cut.filter_map(|page| page.states.last());
-    let until = ends.map(|(key, _)| key.clone()).min();
+    let until = pages.iter().filter_map(StatePage::until).min().cloned();
     let is_within = |key: &Bytes| until.as_ref().is_none_or(|until| key <= until);
     let states = pages.into_iter().flat_map(|page| page.states);
     let mut states: Vec<_> = states.filter(|(key, _)| is_within(key)).collect();
     states.sort_by(|left, right| left.0.cmp(&right.0));
-    let count = states.len();
     let mut bytes = 0;
-    let fit = states.iter().take_while(|(key, it)| {
+    let fit = states.iter().take_while(|state| {
         let fits = bytes < limits::STATE_SCAN_BYTES_MAX;
-        bytes += key.len() + it.state.len();
+        bytes += bytes_of(state);
         fits
     });
     let fit = fit.count().min(limit);
-    states.truncate(fit);
-    StatePage {
-        states,
-        is_last: until.is_none() && fit == count,
-    }
+    let is_last = until.is_none();
+    let mut joined = StatePage { states, is_last };
+    joined.truncate(fit);
+    joined
 }
 
 impl Pinned {

@@ -65,12 +65,17 @@ impl Open {
                 }
                 None => None,
             };
-            let now = self.layout.read().clone();
-            if now.is_some_and(|now| Arc::ptr_eq(&now, &layout)) {
+            if self.is_still(&layout) {
                 return state_in(page, key);
             }
         }
         self.answered(stored_state(&self.db, key)).await
+    }
+
+    /// Whether the layout is this one: no commit has changed pages, or may have.
+    fn is_still(&self, layout: &Arc<Layout>) -> bool {
+        let now = self.layout.read();
+        now.as_ref().is_some_and(|now| Arc::ptr_eq(now, layout))
     }
 
     /// Committed states in order of key.
@@ -80,9 +85,8 @@ impl Open {
             let found = self
                 .answered(scan.clone().run_in(&self.db, &layout))
                 .await?;
-            let now = self.layout.read().clone();
             if let Some(found) = found
-                && now.is_some_and(|now| Arc::ptr_eq(&now, &layout))
+                && self.is_still(&layout)
             {
                 return Ok(found);
             }
@@ -255,8 +259,9 @@ impl Scan {
         db: &(impl DbReadOps + Sync),
         layout: Option<&Layout>,
     ) -> Result<Scanned, ReadFault> {
-        let (Bound::Included(from) | Bound::Excluded(from)) = &self.from else {
-            unreachable!("a scan begins at a key");
+        let from = match &self.from {
+            Bound::Included(from) | Bound::Excluded(from) => from,
+            Bound::Unbounded => &Bytes::new(),
         };
         if self.to.as_ref().is_some_and(|to| from >= to) {
             return Ok(Scanned::All);
