@@ -1,5 +1,5 @@
-//! A batch of records of one partition, as columns: one arena of bytes and one entry a record, so
-//! that reading a million records allocates a few times, not a few million times.
+//! A batch of records of one partition, as columns: reading a million records allocates a few times, not a few
+//! million times, and what a plugin takes as a column goes to it as it was read.
 //!
 //! Filled by the adapters' readers, read by the partition worker. Reused: [`RecordBatch::clear`]
 //! keeps the memory.
@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::NewRecord;
-use crate::types::Offset;
+use crate::types::{Offset, OptionalColumn};
 
 /// Header of a record in a batch: name and value.
 pub type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);
@@ -15,38 +15,67 @@ pub type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);
 /// Records of one partition in log order; offsets strictly increase.
 #[derive(Debug, Default)]
 pub struct RecordBatch {
-    data: Vec<u8>,
-    entries: Vec<Entry>,
-    headers: Vec<HeaderEntry>,
+    offsets: Vec<u64>,
+    timestamps_ms: Vec<i64>,
+    keys: OptionalColumn,
+    values: OptionalColumn,
+    headers: Headers,
     leaves_headers_out: bool,
 }
 
-/// Half a line of the processor's cache: key, value and headers lie one behind the other.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    offset: Offset,
-    timestamp_ms: i64,
-    /// Where its bytes begin.
-    from: u32,
-    /// Length of the key, or [`ABSENT`].
-    key_bytes: u32,
-    /// Length of the value behind it, or [`ABSENT`].
-    value_bytes: u32,
-    /// Its headers end before this one; they begin where those of the record before end.
-    headers_until: u32,
-}
-
-/// In place of a length: there is none.
-const ABSENT: u32 = u32::MAX;
-
-fn number(at: usize) -> u32 {
-    u32::try_from(at).expect("a batch is smaller than 4 GiB")
+/// Headers of all records.
+#[derive(Debug, Default)]
+struct Headers {
+    /// Names and values, one behind the other.
+    data: Vec<u8>,
+    entries: Vec<HeaderEntry>,
+    /// For each record, the entry before which its headers end; they begin where those of the record before end.
+    ends: Vec<u32>,
 }
 
 #[derive(Debug, Clone)]
 struct HeaderEntry {
     name: Range<usize>,
     value: Option<Range<usize>>,
+}
+
+impl Headers {
+    /// Appends those of the next record.
+    fn push<'h>(&mut self, headers: impl IntoIterator<Item = HeaderRef<'h>>) {
+        for (name, value) in headers {
+            let name = self.copy(name.as_bytes());
+            let value = value.map(|bytes| self.copy(bytes));
+            self.entries.push(HeaderEntry { name, value });
+        }
+        let end = u32::try_from(self.entries.len()).expect("a batch is smaller than 4 GiB");
+        self.ends.push(end);
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
+        let from = self.data.len();
+        self.data.extend_from_slice(bytes);
+        from..self.data.len()
+    }
+
+    /// Those of the record at `index`.
+    fn of(&self, index: usize) -> impl ExactSizeIterator<Item = HeaderRef<'_>> {
+        let from = match index {
+            0 => 0,
+            _ => self.ends[index - 1] as usize,
+        };
+        let entries = &self.entries[from..self.ends[index] as usize];
+        entries.iter().map(|header| {
+            let name = std::str::from_utf8(&self.data[header.name.clone()])
+                .expect("names are pushed as str");
+            (name, header.value.clone().map(|range| &self.data[range]))
+        })
+    }
+
+    fn clear(&mut self) {
+        self.data.clear();
+        self.entries.clear();
+        self.ends.clear();
+    }
 }
 
 /// One record of a batch, borrowed from it.
@@ -68,25 +97,15 @@ impl<'a> RecordRef<'a> {
     /// Bytes of key, value and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        // They lie one behind the other, and the next record's behind them.
-        let from = self.batch.entries[self.index].from as usize;
-        let next = self.batch.entries.get(self.index + 1);
-        next.map_or(self.batch.data.len(), |next| next.from as usize) - from
+        let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+        let headers = self.headers();
+        let headers = headers.map(|(name, value)| name.len() + part(value));
+        part(self.key) + part(self.value) + headers.sum::<usize>()
     }
 
     /// The record's headers, in order.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = HeaderRef<'a>> + use<'a> {
-        let batch = self.batch;
-        let from = match self.index.checked_sub(1) {
-            Some(before) => batch.entries[before].headers_until as usize,
-            None => 0,
-        };
-        let until = batch.entries[self.index].headers_until as usize;
-        batch.headers[from..until].iter().map(|header| {
-            let name = std::str::from_utf8(&batch.data[header.name.clone()])
-                .expect("names are pushed as str");
-            (name, header.value.clone().map(|range| &batch.data[range]))
-        })
+        self.batch.headers.of(self.index)
     }
 }
 
@@ -122,26 +141,16 @@ impl RecordBatch {
         headers: impl IntoIterator<Item = HeaderRef<'h>>,
     ) {
         assert!(
-            self.entries.last().is_none_or(|last| last.offset < offset),
+            self.offsets.last().is_none_or(|last| *last < offset.0),
             "offsets of a partition strictly increase"
         );
-        let from = number(self.data.len());
-        self.data.extend_from_slice(key.unwrap_or_default());
-        self.data.extend_from_slice(value.unwrap_or_default());
+        self.offsets.push(offset.0);
+        self.timestamps_ms.push(timestamp_ms);
+        self.keys.push(key);
+        self.values.push(value);
         let is_kept = !self.leaves_headers_out;
-        for (name, value) in headers.into_iter().take_while(|_| is_kept) {
-            let name = self.copy(name.as_bytes());
-            let value = value.map(|bytes| self.copy(bytes));
-            self.headers.push(HeaderEntry { name, value });
-        }
-        self.entries.push(Entry {
-            offset,
-            timestamp_ms,
-            from,
-            key_bytes: key.map_or(ABSENT, |bytes| number(bytes.len())),
-            value_bytes: value.map_or(ABSENT, |bytes| number(bytes.len())),
-            headers_until: number(self.headers.len()),
-        });
+        self.headers
+            .push(headers.into_iter().take_while(|_| is_kept));
     }
 
     /// Appends a copy of a record of another batch.
@@ -190,19 +199,37 @@ impl RecordBatch {
     /// How many records.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.offsets.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.offsets.is_empty()
     }
 
     /// Bytes of keys, values and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.data.len()
+        self.keys.items.data.len() + self.values.items.data.len() + self.headers.data.len()
+    }
+
+    /// Offsets of all records.
+    #[must_use]
+    pub fn offsets(&self) -> &[u64] {
+        &self.offsets
+    }
+
+    /// Timestamps of all records, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn timestamps_ms(&self) -> &[i64] {
+        &self.timestamps_ms
+    }
+
+    /// Values of all records; absent = tombstone.
+    #[must_use]
+    pub fn values(&self) -> &OptionalColumn {
+        &self.values
     }
 
     /// The record at `index`, from 0.
@@ -211,21 +238,11 @@ impl RecordBatch {
     /// If there are fewer.
     #[must_use]
     pub fn get(&self, index: usize) -> RecordRef<'_> {
-        let entry = &self.entries[index];
-        let part = |from: usize, bytes: u32| match bytes {
-            ABSENT => (None, from),
-            bytes => {
-                let until = from + bytes as usize;
-                (Some(&self.data[from..until]), until)
-            }
-        };
-        let (key, behind) = part(entry.from as usize, entry.key_bytes);
-        let (value, _) = part(behind, entry.value_bytes);
         RecordRef {
-            offset: entry.offset,
-            timestamp_ms: entry.timestamp_ms,
-            key,
-            value,
+            offset: Offset(self.offsets[index]),
+            timestamp_ms: self.timestamps_ms[index],
+            key: self.keys.get(index),
+            value: self.values.get(index),
             batch: self,
             index,
         }
@@ -244,39 +261,38 @@ impl RecordBatch {
     pub fn part(&self, range: Range<usize>) -> Self {
         let mut part = Self::new();
         for record in range.map(|index| self.get(index)) {
-            part.push(
-                record.offset,
-                record.timestamp_ms,
-                record.key,
-                record.value,
-                record.headers(),
-            );
+            part.push_record(&record);
         }
         part
     }
 
     /// Empties the batch and keeps its memory.
     pub fn clear(&mut self) {
-        self.data.clear();
-        self.entries.clear();
+        self.offsets.clear();
+        self.timestamps_ms.clear();
+        self.keys.clear();
+        self.values.clear();
         self.headers.clear();
     }
 
     /// Empties the batch and keeps memory for some times what it had, no more.
     pub(super) fn clear_and_shrink(&mut self) {
-        const TIMES: usize = 4;
-        let (data, entries) = (self.data.len(), self.entries.len());
-        let headers = self.headers.len();
-        self.clear();
-        self.data.shrink_to(TIMES * data);
-        self.entries.shrink_to(TIMES * entries);
-        self.headers.shrink_to(TIMES * headers);
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
-        let from = self.data.len();
-        self.data.extend_from_slice(bytes);
-        from..self.data.len()
+        fn clear<T>(column: &mut Vec<T>) {
+            const TIMES: usize = 4;
+            let len = column.len();
+            column.clear();
+            column.shrink_to(TIMES * len);
+        }
+        clear(&mut self.offsets);
+        clear(&mut self.timestamps_ms);
+        for column in [&mut self.keys, &mut self.values] {
+            clear(&mut column.items.data);
+            clear(&mut column.items.ends);
+            clear(&mut column.marks);
+        }
+        clear(&mut self.headers.data);
+        clear(&mut self.headers.entries);
+        clear(&mut self.headers.ends);
     }
 }
 

@@ -13,7 +13,7 @@ use super::step::{Before, Poison, States};
 use crate::limits;
 use crate::log::{Framing, Partitioner, RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
-use crate::plugin::{FoldInput, HeadersColumn, OptionalColumn, OriginsColumn};
+use crate::plugin::{BytesColumn, FoldInput, HeadersColumn, OptionalColumn, OriginsColumn};
 use crate::types::{Offset, Partition, TopicName};
 
 /// What every record of a partition is checked against.
@@ -47,6 +47,13 @@ pub struct Source {
 }
 
 impl Source {
+    /// Whether anything lies around the values of an input.
+    fn is_framed(&self) -> bool {
+        self.framings
+            .iter()
+            .any(|framing| *framing != Framing::None)
+    }
+
     /// A record as the plugin sees it, if it is of the input at `index`.
     fn content<'a>(
         &self,
@@ -58,17 +65,29 @@ impl Source {
     }
 }
 
-/// One call's columns, with what is needed to read its answer.
+/// One call's columns, but for those that the batch has already, with what is needed to read its answer.
 #[derive(Debug, Default)]
 pub(super) struct Assembled {
-    /// The columns.
-    pub(super) input: FoldInput,
-    /// As many as the input has keys.
+    /// Distinct keys of the events.
+    pub(super) keys: BytesColumn,
+    /// State of each key.
+    pub(super) states: OptionalColumn,
+    /// What is known of each key.
     pub(super) entities: Vec<Entity>,
-    /// Keys of the input by their hash.
+    /// Keys by their hash.
     index: HashTable<u32>,
+    /// Number of the key of each event.
+    entity_of: Vec<u32>,
+    inputs: Vec<u8>,
+    /// Whether the values are not all of the batch, as they are there.
+    has_own_values: bool,
+    /// Then they are here: without their frames, or of a part of the batch.
+    values: OptionalColumn,
+    headers: Option<HeadersColumn>,
+    record_keys: Option<OptionalColumn>,
+    origins: Option<OriginsColumn>,
     /// Where each event was before it was merged; empty where nothing is.
-    origins: Vec<Origin>,
+    places: Vec<Origin>,
 }
 
 /// Where a record of a merge topic was.
@@ -107,17 +126,47 @@ impl Assembled {
         before: &Before<'_, S>,
         source: &Source,
     ) -> (usize, Option<Poison>) {
-        self.input.clear();
+        self.keys.clear();
+        self.states.clear();
         self.entities.clear();
         self.index.clear();
-        self.origins.clear();
-        self.input.partition = source.partition.0;
+        self.entity_of.clear();
+        self.places.clear();
         let until = batch.len().min(from + events_max);
         let (grouped, poison) = self.group(batch, from, until, before.states, source);
         self.find(before.states);
         let events = self.fill_states(before, grouped);
         self.fill_events(batch, from, events, source);
         (events, poison.filter(|_| events == grouped))
+    }
+
+    /// What the call takes: the columns that were filled last with records from `from` on, and the batch's own.
+    pub(super) fn input<'a>(
+        &'a self,
+        batch: &'a RecordBatch,
+        from: usize,
+        source: &Source,
+    ) -> FoldInput<'a> {
+        let events = from..from + self.entity_of.len();
+        FoldInput {
+            partition: source.partition.0,
+            keys: &self.keys,
+            states: &self.states,
+            entities: &self.entity_of,
+            values: match self.has_own_values {
+                true => &self.values,
+                false => batch.values(),
+            },
+            inputs: &self.inputs,
+            timestamps_ms: &batch.timestamps_ms()[events.clone()],
+            offsets: match source.versions {
+                true => &[],
+                false => &batch.offsets()[events],
+            },
+            headers: self.headers.as_ref(),
+            record_keys: self.record_keys.as_ref(),
+            origins: self.origins.as_ref(),
+        }
     }
 
     /// Gives each record the number of its key. Returns for how many, and why not for the next.
@@ -129,12 +178,15 @@ impl Assembled {
         states: &S,
         source: &Source,
     ) -> (usize, Option<Poison>) {
+        let is_framed = source.is_framed();
         for index in from..until {
             let record = batch.get(index);
             let checked = check_key(&record, source).and_then(|key| {
                 let origin = origin(&record, source)?;
-                source.content(record, origin.map_or(0, |it| it.input))?;
-                self.origins.extend(origin);
+                if is_framed {
+                    source.content(record, origin.map_or(0, |it| it.input))?;
+                }
+                self.places.extend(origin);
                 Ok(key)
             });
             let key = match checked {
@@ -149,14 +201,14 @@ impl Assembled {
                 }
             };
             let entity = self.entity(states.hash(key), key, index - from);
-            self.input.entities.push(entity);
+            self.entity_of.push(entity);
         }
         (until - from, None)
     }
 
     /// Number of a key among those of the call.
     fn entity(&mut self, hash: u64, key: &[u8], event: usize) -> u32 {
-        let keys = &self.input.keys;
+        let keys = &self.keys;
         let known = self
             .index
             .find(hash, |entity| keys.get(*entity as usize) == key);
@@ -164,7 +216,7 @@ impl Assembled {
             return *known;
         }
         let entity = u32::try_from(self.entities.len()).expect("a batch is bounded");
-        self.input.keys.push(key);
+        self.keys.push(key);
         self.entities.push(Entity {
             hash,
             at: None,
@@ -183,7 +235,7 @@ impl Assembled {
     fn find<S: States>(&mut self, states: &S) {
         states.look_ahead(self.entities.iter().map(|entity| entity.hash));
         for (index, entity) in self.entities.iter_mut().enumerate() {
-            entity.at = states.find(entity.hash, self.input.keys.get(index));
+            entity.at = states.find(entity.hash, self.keys.get(index));
         }
     }
 
@@ -191,57 +243,62 @@ impl Assembled {
     /// theirs.
     fn fill_states<S: States>(&mut self, before: &Before<'_, S>, events: usize) -> usize {
         for (index, entity) in self.entities.iter().enumerate() {
-            let is_full = self.input.states.items.data.len() >= limits::BATCH_STATE_BYTES_MAX;
+            let is_full = self.states.items.data.len() >= limits::BATCH_STATE_BYTES_MAX;
             if is_full && index > 0 {
                 // Keys are numbered as they come: all events of the later ones are behind this one.
                 let fit = entity.first_event;
                 self.entities.truncate(index);
-                self.input.keys.truncate(index);
-                self.input.entities.truncate(fit);
+                self.keys.truncate(index);
+                self.entity_of.truncate(fit);
                 return fit;
             }
-            let key = self.input.keys.get(index);
+            let key = self.keys.get(index);
             let state = before.state(entity.hash, key, entity.at);
-            self.input.states.push(state);
+            self.states.push(state);
         }
         events
     }
 
     fn fill_events(&mut self, batch: &RecordBatch, from: usize, events: usize, source: &Source) {
-        let input = &mut self.input;
-        input.headers = source.headers.then(HeadersColumn::default);
-        input.record_keys = source.record_keys.then(OptionalColumn::default);
-        input.origins = source.origins.then(OriginsColumn::default);
-        for index in 0..events {
-            let record = batch.get(from + index);
-            let entity = &mut self.entities[self.input.entities[index] as usize];
+        for (index, entity) in (from..).zip(&self.entity_of) {
+            let entity = &mut self.entities[*entity as usize];
             (entity.last_offset, entity.last_timestamp_ms) = match source.versions {
-                true => version(&record),
-                false => (record.offset, record.timestamp_ms),
+                true => version(&batch.get(index)),
+                false => (Offset(batch.offsets()[index]), batch.timestamps_ms()[index]),
             };
-            self.push_event(record, self.origins.get(index).copied(), source);
+        }
+        self.inputs.clear();
+        self.inputs.extend(self.places.iter().map(|it| it.input));
+        self.inputs.resize(events, 0);
+        self.values.clear();
+        self.has_own_values = source.is_framed() || events < batch.len();
+        self.headers = source.headers.then(HeadersColumn::default);
+        self.record_keys = source.record_keys.then(OptionalColumn::default);
+        self.origins = source.origins.then(OriginsColumn::default);
+        if let Some(origins) = &mut self.origins {
+            for place in self.places.iter().take(events) {
+                origins.partitions.push(place.partition.0);
+                origins.offsets.push(place.offset.0);
+            }
+        }
+        if self.has_own_values || self.headers.is_some() || self.record_keys.is_some() {
+            for index in 0..events {
+                self.push_event(batch.get(from + index), self.inputs[index], source);
+            }
         }
     }
 
-    fn push_event(&mut self, record: RecordRef<'_>, origin: Option<Origin>, source: &Source) {
-        let input = origin.map_or(0, |it| it.input);
+    fn push_event(&mut self, record: RecordRef<'_>, input: u8, source: &Source) {
         let content = source
             .content(record, input)
             .expect("records whose frame is bad are not in the call");
-        self.input.values.push(content.value);
-        self.input.inputs.push(input);
-        self.input.timestamps_ms.push(record.timestamp_ms);
-        if !source.versions {
-            self.input.offsets.push(record.offset.0);
+        if self.has_own_values {
+            self.values.push(content.value);
         }
-        if let Some(keys) = &mut self.input.record_keys {
+        if let Some(keys) = &mut self.record_keys {
             keys.push(merged::record_key(&record));
         }
-        if let (Some(origins), Some(origin)) = (&mut self.input.origins, origin) {
-            origins.partitions.push(origin.partition.0);
-            origins.offsets.push(origin.offset.0);
-        }
-        if let Some(headers) = &mut self.input.headers {
+        if let Some(headers) = &mut self.headers {
             headers.push_record(content.headers());
         }
     }

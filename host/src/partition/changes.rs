@@ -1,7 +1,9 @@
 //! What a step changed: states on their way from the plugin's columns into the table. Made by `step`, taken
 //! over by `table`.
 //!
-//! Invariants: each key once, with its last state; all bytes in one allocation.
+//! Invariants: each key once, with its last state; what a call returned is kept as it came, and not copied.
+
+use std::ops::Range;
 
 use hashbrown::HashTable;
 
@@ -15,7 +17,10 @@ pub struct Place(pub u32);
 /// Changed states, each key once.
 #[derive(Debug, Default)]
 pub struct Changes {
+    /// Keys, and states that were copied.
     bytes: Vec<u8>,
+    /// States as calls returned them.
+    columns: Vec<Vec<u8>>,
     entries: Vec<Entry>,
     /// Where the changes of earlier calls are. Most batches are one call, and need none of this.
     earlier: HashTable<u32>,
@@ -28,13 +33,34 @@ struct Entry {
     hash: u64,
     at: Option<Place>,
     key: Span,
-    state: Option<Span>,
+    state: Option<EntryState>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct EntryState {
+    /// What the bytes lie in; `None` = they were copied.
+    column: Option<Column>,
+    bytes: Span,
     changed_at: Offset,
     changed_at_ms: i64,
 }
 
 /// Bytes from here until there.
 type Span = (usize, usize);
+
+/// States that a call returned, by their number.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Column(usize);
+
+/// A state within what a call returned.
+#[derive(Debug)]
+pub(super) struct ColumnState {
+    pub(super) column: Column,
+    /// Where it lies there.
+    pub(super) bytes: Range<usize>,
+    pub(super) changed_at: Offset,
+    pub(super) changed_at_ms: i64,
+}
 
 /// A changed state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +109,7 @@ impl Changes {
         *indexed = entries.len();
     }
 
-    /// Says that up to so many changes come, of so many bytes together.
+    /// Says that up to so many changes come, and that so many bytes are to be copied for them.
     pub(super) fn reserve(&mut self, changes: usize, bytes: usize) {
         self.entries.reserve(changes);
         self.bytes.reserve(bytes);
@@ -95,7 +121,18 @@ impl Changes {
         Some(self.change(&self.entries[at]))
     }
 
-    /// Adds a change, or replaces that of an earlier call.
+    /// Keeps the bytes of the states that a call returned, for [`push_of`](Self::push_of).
+    pub(super) fn keep(&mut self, states: Vec<u8>) -> Column {
+        self.columns.push(states);
+        Column(self.columns.len() - 1)
+    }
+
+    /// The bytes that were kept.
+    pub(super) fn kept(&self, column: Column) -> &[u8] {
+        &self.columns[column.0]
+    }
+
+    /// Adds a change, or replaces that of an earlier call; the state is copied.
     pub(super) fn push(
         &mut self,
         hash: u64,
@@ -103,6 +140,33 @@ impl Changes {
         at: Option<Place>,
         state: Option<StateRef<'_>>,
     ) {
+        let state = state.map(|state| EntryState {
+            column: None,
+            bytes: self.copy(state.state),
+            changed_at: state.changed_at,
+            changed_at_ms: state.changed_at_ms,
+        });
+        self.put(hash, key, at, state);
+    }
+
+    /// As [`push`](Self::push), for a state whose bytes are kept.
+    pub(super) fn push_of(
+        &mut self,
+        hash: u64,
+        key: &[u8],
+        at: Option<Place>,
+        state: Option<ColumnState>,
+    ) {
+        let state = state.map(|state| EntryState {
+            column: Some(state.column),
+            bytes: (state.bytes.start, state.bytes.end),
+            changed_at: state.changed_at,
+            changed_at_ms: state.changed_at_ms,
+        });
+        self.put(hash, key, at, state);
+    }
+
+    fn put(&mut self, hash: u64, key: &[u8], at: Option<Place>, state: Option<EntryState>) {
         let earlier = self.find_entry(hash, key);
         let entry = Entry {
             hash,
@@ -111,9 +175,7 @@ impl Changes {
                 Some(earlier) => self.entries[earlier].key,
                 None => self.copy(key),
             },
-            state: state.map(|state| self.copy(state.state)),
-            changed_at: state.map_or(Offset(0), |state| state.changed_at),
-            changed_at_ms: state.map_or(0, |state| state.changed_at_ms),
+            state,
         };
         match earlier {
             Some(earlier) => self.entries[earlier] = entry,
@@ -136,10 +198,13 @@ impl Changes {
             hash: entry.hash,
             at: entry.at,
             key: self.bytes_at(entry.key),
-            state: entry.state.map(|range| StateRef {
-                state: self.bytes_at(range),
-                changed_at: entry.changed_at,
-                changed_at_ms: entry.changed_at_ms,
+            state: entry.state.map(|state| StateRef {
+                state: match state.column {
+                    Some(column) => &self.kept(column)[state.bytes.0..state.bytes.1],
+                    None => self.bytes_at(state.bytes),
+                },
+                changed_at: state.changed_at,
+                changed_at_ms: state.changed_at_ms,
             }),
         }
     }

@@ -6,12 +6,13 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::assemble::{Assembled, Source};
-use super::changes::{Changes, Place};
+use super::changes::{Changes, ColumnState, Place};
 use crate::limits;
 use crate::log::{RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{
-    CallError, Emitted, FoldInput, Folded, Mark, PluginCode, PluginInstance, Rejection,
+    BytesColumn, CallError, Emitted, FoldInput, Folded, Mark, OptionalColumn, PluginCode,
+    PluginInstance, Rejection,
 };
 use crate::state::StateRef;
 
@@ -136,7 +137,7 @@ impl InstanceSlot {
         self.instance = None;
     }
 
-    fn fold(&mut self, input: &FoldInput) -> Result<(Folded, u64), CallError> {
+    fn fold(&mut self, input: &FoldInput<'_>) -> Result<(Folded, u64), CallError> {
         self.call(|instance| {
             let folded = instance.fold(input)?;
             Ok((folded, instance.fuel_used()))
@@ -194,7 +195,8 @@ fn step_with<S: States>(
             done.found(poison, batch, source);
             continue;
         }
-        let called = slot.fold(&columns.input).and_then(|(folded, fuel)| {
+        let input = columns.input(batch, done.folded, source);
+        let called = slot.fold(&input).and_then(|(folded, fuel)| {
             check_sizes(&folded.emitted, source)?;
             Ok((folded, fuel))
         });
@@ -260,7 +262,10 @@ impl Stepped {
         events: usize,
         versions: bool,
     ) {
-        apply(columns, &folded, versions, &mut self.changes);
+        match versions {
+            true => apply_versions(columns, &folded.states, &mut self.changes),
+            false => apply(columns, folded.states, &mut self.changes),
+        }
         self.set_aside.extend(rejected);
         if !folded.emitted.is_empty() {
             self.emitted.push(EmittedByCall {
@@ -344,41 +349,55 @@ impl<S: States> Before<'_, S> {
 }
 
 /// Takes over what a call changed.
-fn apply(columns: &Assembled, folded: &Folded, versions: bool, changes: &mut Changes) {
-    let input = &columns.input;
-    let bytes = input.keys.data.len() + folded.states.items.data.len();
-    changes.reserve(columns.entities.len(), bytes);
-    for (index, entity) in columns.entities.iter().enumerate() {
-        if versions {
-            // Every event counts, and the count stays where the state goes.
-            let unchanged = folded.states.marks[index] == Mark::Unchanged as u8;
-            let after = match unchanged {
-                true => input.states.get(index),
-                false => folded.states.get(index),
-            };
-            let state = StateRef {
-                state: after.unwrap_or_default(),
-                changed_at: match after {
-                    Some(_) => entity.last_offset,
-                    None => StateRef::gone_at(entity.last_offset),
-                },
-                changed_at_ms: entity.last_timestamp_ms,
-            };
-            changes.push(entity.hash, input.keys.get(index), entity.at, Some(state));
+fn apply(columns: &Assembled, after: OptionalColumn, changes: &mut Changes) {
+    let OptionalColumn { items, marks } = after;
+    let BytesColumn { data, ends } = items;
+    changes.reserve(columns.entities.len(), columns.keys.data.len());
+    let column = changes.keep(data);
+    let mut from = 0;
+    let after = ends.iter().map(|end| {
+        let until = *end as usize;
+        std::mem::replace(&mut from, until)..until
+    });
+    let after = after.zip(marks);
+    for (index, (entity, (bytes, mark))) in columns.entities.iter().zip(after).enumerate() {
+        if mark == Mark::Unchanged as u8 {
             continue;
         }
-        if folded.states.marks[index] == Mark::Unchanged as u8 {
+        let is_present = mark == Mark::Present as u8;
+        let state = is_present.then(|| &changes.kept(column)[bytes.clone()]);
+        if state == columns.states.get(index) {
             continue;
         }
-        let after = folded.states.get(index);
-        if after == input.states.get(index) {
-            continue;
-        }
-        let state = after.map(|state| StateRef {
-            state,
+        let state = is_present.then_some(ColumnState {
+            column,
+            bytes,
             changed_at: entity.last_offset,
             changed_at_ms: entity.last_timestamp_ms,
         });
-        changes.push(entity.hash, input.keys.get(index), entity.at, state);
+        changes.push_of(entity.hash, columns.keys.get(index), entity.at, state);
+    }
+}
+
+/// As [`apply`], of events of a command handler: every one counts, and the count stays where the state goes.
+fn apply_versions(columns: &Assembled, after: &OptionalColumn, changes: &mut Changes) {
+    let bytes = columns.keys.data.len() + after.items.data.len();
+    changes.reserve(columns.entities.len(), bytes);
+    for (index, entity) in columns.entities.iter().enumerate() {
+        let unchanged = after.marks[index] == Mark::Unchanged as u8;
+        let after = match unchanged {
+            true => columns.states.get(index),
+            false => after.get(index),
+        };
+        let state = StateRef {
+            state: after.unwrap_or_default(),
+            changed_at: match after {
+                Some(_) => entity.last_offset,
+                None => StateRef::gone_at(entity.last_offset),
+            },
+            changed_at_ms: entity.last_timestamp_ms,
+        };
+        let key = columns.keys.get(index);
+        changes.push(entity.hash, key, entity.at, Some(state));
     }
 }

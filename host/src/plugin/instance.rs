@@ -362,7 +362,7 @@ impl std::fmt::Debug for WasmInstance {
 }
 
 impl PluginInstance for WasmInstance {
-    fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError> {
+    fn fold(&mut self, input: &FoldInput<'_>) -> Result<Folded, CallError> {
         let columns = convert::fold_input(input);
         let (folded, emitted) = if let Some(react) = &self.react {
             let (folded, emitted) = self.call.run(|store| react.call(store, columns))?;

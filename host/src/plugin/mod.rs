@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::types::Digest;
@@ -23,128 +22,7 @@ pub mod manifest;
 pub use command::{Command, Decision, EventOut, Refusal};
 pub use manifest::{Manifest, ManifestFault};
 
-/// Item i is `data[ends[i-1] .. ends[i]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BytesColumn {
-    /// All items, one after the other.
-    pub data: Vec<u8>,
-    /// End of each item in `data`; never decreases.
-    pub ends: Vec<u32>,
-}
-
-impl BytesColumn {
-    /// Appends an item.
-    pub fn push(&mut self, item: &[u8]) {
-        self.data.extend_from_slice(item);
-        self.ends
-            .push(u32::try_from(self.data.len()).expect("a batch is smaller than 4 GiB"));
-    }
-
-    /// How many items.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.ends.is_empty()
-    }
-
-    /// The item at `index`.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    #[must_use]
-    pub fn get(&self, index: usize) -> &[u8] {
-        &self.data[self.range(index)]
-    }
-
-    /// Where the item at `index` lies in the data.
-    ///
-    /// # Panics
-    /// If there are fewer.
-    #[must_use]
-    pub fn range(&self, index: usize) -> Range<usize> {
-        let from = if index == 0 {
-            0
-        } else {
-            self.ends[index - 1] as usize
-        };
-        from..self.ends[index] as usize
-    }
-
-    /// Drops all items but the first `len`.
-    pub fn truncate(&mut self, len: usize) {
-        self.ends.truncate(len);
-        self.data
-            .truncate(self.ends.last().map_or(0, |end| *end as usize));
-    }
-
-    /// Empties the column and keeps its memory.
-    pub fn clear(&mut self) {
-        self.data.clear();
-        self.ends.clear();
-    }
-}
-
-/// What an item of an [`OptionalColumn`] is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Mark {
-    /// No item.
-    Absent = 0,
-    /// An item.
-    Present = 1,
-    /// In answers of `fold` only: as it was before.
-    Unchanged = 2,
-}
-
-/// As [`BytesColumn`], with a [`Mark`] for each item.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct OptionalColumn {
-    /// The items; those marked other than present are empty.
-    pub items: BytesColumn,
-    /// One [`Mark`] for each item.
-    pub marks: Vec<u8>,
-}
-
-impl OptionalColumn {
-    /// Appends an item or its absence.
-    pub fn push(&mut self, item: Option<&[u8]>) {
-        self.items.push(item.unwrap_or_default());
-        self.marks.push(if item.is_some() {
-            Mark::Present as u8
-        } else {
-            Mark::Absent as u8
-        });
-    }
-
-    /// How many items.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.marks.len()
-    }
-
-    /// Whether there are none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.marks.is_empty()
-    }
-
-    /// The item at `index`, if it is present.
-    #[must_use]
-    pub fn get(&self, index: usize) -> Option<&[u8]> {
-        (self.marks[index] == Mark::Present as u8).then(|| self.items.get(index))
-    }
-
-    /// Empties the column and keeps its memory.
-    pub fn clear(&mut self) {
-        self.items.clear();
-        self.marks.clear();
-    }
-}
+pub use crate::types::{BytesColumn, Mark, OptionalColumn};
 
 /// Headers of all records of a batch: record i has `counts[i]` of them, in order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -174,32 +52,33 @@ impl HeadersColumn {
     }
 }
 
-/// Input of one `fold`: the distinct keys of a batch with their states, and its events.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct FoldInput {
+/// Input of one `fold`: the distinct keys of a batch with their states, and its events. Borrowed from where it
+/// lies, which for values, timestamps and offsets is mostly the batch as it was read.
+#[derive(Debug, Clone, Copy)]
+pub struct FoldInput<'a> {
     /// Number of the partition.
     pub partition: u32,
     /// Distinct keys of the batch.
-    pub keys: BytesColumn,
+    pub keys: &'a BytesColumn,
     /// State of each key before the batch.
-    pub states: OptionalColumn,
+    pub states: &'a OptionalColumn,
     /// Index into `keys`, per event.
-    pub entities: Vec<u32>,
+    pub entities: &'a [u32],
     /// Value of each event; absent = tombstone.
-    pub values: OptionalColumn,
+    pub values: &'a OptionalColumn,
     /// Index of each event's topic in the manifest's inputs.
-    pub inputs: Vec<u8>,
+    pub inputs: &'a [u8],
     /// Timestamp of each event, in milliseconds since the Unix epoch.
-    pub timestamps_ms: Vec<i64>,
+    pub timestamps_ms: &'a [i64],
     /// Offset of each event, strictly increasing. Empty = the plugin is told none, however many events there
     /// are: a command handler folds an event before it has an offset, and reads it back as it was folded.
-    pub offsets: Vec<u64>,
+    pub offsets: &'a [u64],
     /// Headers of the events, only where the manifest asks.
-    pub headers: Option<HeadersColumn>,
+    pub headers: Option<&'a HeadersColumn>,
     /// Keys that the records had where `route` named another; only where the manifest asks.
-    pub record_keys: Option<OptionalColumn>,
+    pub record_keys: Option<&'a OptionalColumn>,
     /// Where the records were before a merge topic; only where the manifest asks.
-    pub origins: Option<OriginsColumn>,
+    pub origins: Option<&'a OriginsColumn>,
 }
 
 /// Where each record of a batch was before a merge topic.
@@ -211,25 +90,11 @@ pub struct OriginsColumn {
     pub offsets: Vec<u64>,
 }
 
-impl FoldInput {
+impl FoldInput<'_> {
     /// How many events.
     #[must_use]
     pub fn events(&self) -> usize {
         self.entities.len()
-    }
-
-    /// Empties all columns and keeps their memory.
-    pub fn clear(&mut self) {
-        self.keys.clear();
-        self.states.clear();
-        self.entities.clear();
-        self.values.clear();
-        self.inputs.clear();
-        self.timestamps_ms.clear();
-        self.offsets.clear();
-        self.headers = None;
-        self.record_keys = None;
-        self.origins = None;
     }
 }
 
@@ -609,7 +474,7 @@ pub trait PluginInstance: Send + fmt::Debug {
     ///
     /// # Errors
     /// Any [`CallError`].
-    fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError>;
+    fn fold(&mut self, input: &FoldInput<'_>) -> Result<Folded, CallError>;
 
     /// Names the keys of records, or rejects them. The answer is checked as that of `fold`; keys are
     /// within [`crate::limits::KEY_BYTES_MAX`], and the copies that it asks for within

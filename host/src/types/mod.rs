@@ -2,10 +2,12 @@
 //!
 //! Invariant: a value of these types is valid. Construction checks it once; nobody checks again.
 
+mod columns;
 mod id;
 mod key;
 mod position;
 
+pub use columns::{BytesColumn, Mark, OptionalColumn};
 pub use id::InvalidName;
 pub use id::{ClusterName, DeploymentId, Digest, Epoch, GenerationId, PluginName, TopicName};
 pub use key::{InvalidKey, KeyFormat};

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use crate::state::{KeyState, StateRef};
 use crate::types::Offset;
 
-/// Fixed cost of a state beside the bytes of its key and itself: 56 for the slot, 9 in an index that is half
+/// Fixed cost of a state beside the bytes of its key and itself: 64 for the slot, 9 in an index that is half
 /// to seven eighths full, the rounding of one allocation.
-pub(super) const ENTRY_OVERHEAD_BYTES: usize = 88;
+pub(super) const ENTRY_OVERHEAD_BYTES: usize = 96;
 /// Slots of one page.
 const PAGE_SLOTS: usize = 1_024;
 /// States up to this size lie behind their key, and are copied for whoever asks for them. Larger ones are shared.
@@ -28,8 +28,9 @@ pub(super) enum Freshness {
     Dirty,
 }
 
-/// A key with its state.
+/// A key with its state, in one line of the processor's cache.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Slot {
     /// The key, and behind it the state where that is inline.
     bytes: Box<[u8]>,
@@ -48,6 +49,8 @@ enum State {
     Inline,
     Large(Box<Bytes>),
 }
+
+const _: () = assert!(size_of::<Option<Slot>>() == 64);
 
 impl Slot {
     /// A key with its state, just used.

@@ -84,7 +84,7 @@ impl PluginInstance for CounterInstance {
         unreachable!("it has no route")
     }
 
-    fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError> {
+    fn fold(&mut self, input: &FoldInput<'_>) -> Result<Folded, CallError> {
         let mut counts: Vec<Option<u64>> = (0..input.keys.len())
             .map(|index| {
                 input

@@ -56,7 +56,7 @@ impl PluginInstance for StockInstance {
     }
 
     /// The state is the value of the last event; "bad" is rejected.
-    fn fold(&mut self, input: &FoldInput) -> Result<Folded, CallError> {
+    fn fold(&mut self, input: &FoldInput<'_>) -> Result<Folded, CallError> {
         assert!(
             input.offsets.is_empty(),
             "an event is folded before it has an offset"

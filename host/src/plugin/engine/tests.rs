@@ -9,8 +9,8 @@ use wit_parser::Resolve;
 use super::*;
 use crate::plugin::component::{self, EncodeError};
 use crate::plugin::{
-    BytesColumn, CallError, Capabilities, FoldInput, Kind, Mark, OptionalColumn, PluginInstance,
-    QueryError, Question,
+    BytesColumn, CallError, Capabilities, FoldInput, HeadersColumn, Kind, Mark, OptionalColumn,
+    OriginsColumn, PluginInstance, QueryError, Question,
 };
 
 mod handlers;
@@ -61,12 +61,42 @@ fn instance() -> (Box<dyn PluginInstance>, TempDir) {
     (code.instance().unwrap(), folder)
 }
 
+/// A batch of partition 1, with columns of its own.
+#[derive(Default)]
+struct Columns {
+    keys: BytesColumn,
+    states: OptionalColumn,
+    entities: Vec<u32>,
+    values: OptionalColumn,
+    inputs: Vec<u8>,
+    timestamps_ms: Vec<i64>,
+    offsets: Vec<u64>,
+    headers: Option<HeadersColumn>,
+    record_keys: Option<OptionalColumn>,
+    origins: Option<OriginsColumn>,
+}
+
+impl Columns {
+    fn input(&self) -> FoldInput<'_> {
+        FoldInput {
+            partition: 1,
+            keys: &self.keys,
+            states: &self.states,
+            entities: &self.entities,
+            values: &self.values,
+            inputs: &self.inputs,
+            timestamps_ms: &self.timestamps_ms,
+            offsets: &self.offsets,
+            headers: self.headers.as_ref(),
+            record_keys: self.record_keys.as_ref(),
+            origins: self.origins.as_ref(),
+        }
+    }
+}
+
 /// A batch of two keys and two events whose first value is `value`.
-fn batch(value: &[u8]) -> FoldInput {
-    let mut input = FoldInput {
-        partition: 1,
-        ..FoldInput::default()
-    };
+fn batch(value: &[u8]) -> Columns {
+    let mut input = Columns::default();
     for (index, key) in ["a", "b"].into_iter().enumerate() {
         input.keys.push(key.as_bytes());
         input.states.push(Some(b"before"));
@@ -80,7 +110,7 @@ fn batch(value: &[u8]) -> FoldInput {
 }
 
 /// A batch of one key and two events.
-fn one_key(value: &[u8]) -> FoldInput {
+fn one_key(value: &[u8]) -> Columns {
     let mut input = batch(value);
     input.keys.clear();
     input.keys.push(b"a");
@@ -120,19 +150,19 @@ fn a_component_is_inspected() {
 fn a_batch_goes_in_and_its_states_come_back() {
     let (mut instance, _folder) = instance();
     assert_eq!(instance.fuel_used(), 0);
-    let folded = instance.fold(&batch(b"-")).unwrap();
+    let folded = instance.fold(&batch(b"-").input()).unwrap();
     assert_eq!(folded.states.marks, [Mark::Unchanged as u8; 2]);
     assert!(folded.rejected.is_empty());
     let fuel = instance.fuel_used();
     assert!(fuel > 0);
-    instance.fold(&batch(b"-")).unwrap();
+    instance.fold(&batch(b"-").input()).unwrap();
     assert_eq!(instance.fuel_used(), fuel, "equal calls use equal fuel");
 }
 
 #[test]
 fn a_rejection_comes_back() {
     let (mut instance, _folder) = instance();
-    let rejected = instance.fold(&batch(b"r")).unwrap().rejected;
+    let rejected = instance.fold(&batch(b"r").input()).unwrap().rejected;
     assert_eq!(rejected.len(), 1);
     assert_eq!((rejected[0].index, &*rejected[0].code), (0, "bad-event"));
     assert_eq!(rejected[0].reason, "it says so");
@@ -153,7 +183,7 @@ fn a_question_is_answered() {
 
 /// Two keys, of which the second has no state.
 fn old_states() -> (BytesColumn, OptionalColumn) {
-    let FoldInput { keys, .. } = batch(b"-");
+    let Columns { keys, .. } = batch(b"-");
     let mut states = OptionalColumn::default();
     states.push(Some(b"before"));
     states.push(None);
@@ -213,7 +243,12 @@ fn a_plugin_without_migrate_says_so() {
 fn every_fault_of_a_call_has_its_name() {
     let (engine, _folder) = engine();
     let code = engine.load(&guest(), &Parameters::new()).unwrap();
-    let fold = |value: &[u8]| code.instance().unwrap().fold(&batch(value)).unwrap_err();
+    let fold = |value: &[u8]| {
+        code.instance()
+            .unwrap()
+            .fold(&batch(value).input())
+            .unwrap_err()
+    };
     assert_eq!(
         fold(b"p"),
         CallError::Trap("boom: the guest gives up".to_owned())
@@ -234,7 +269,7 @@ fn every_fault_of_a_call_has_its_name() {
 #[test]
 fn a_too_large_state_is_refused() {
     let (mut instance, _folder) = instance();
-    let error = instance.fold(&one_key(b"b")).unwrap_err();
+    let error = instance.fold(&one_key(b"b").input()).unwrap_err();
     let bytes_max = limits::STATE_BYTES_DEFAULT;
     assert_eq!(
         error,
@@ -251,7 +286,7 @@ fn logging_costs_fuel() {
     let (mut instance, _folder) = instance();
     // 20,000,000 units pay for about 300 lines of 64 KiB, not for as many as a loop could write.
     assert_eq!(
-        instance.fold(&batch(b"w")),
+        instance.fold(&batch(b"w").input()),
         Err(CallError::OutOfFuel { fuel: 20_000_000 })
     );
     assert_eq!(instance.fuel_used(), 20_000_000);
@@ -261,7 +296,11 @@ fn logging_costs_fuel() {
 fn not_a_numbers_are_canonical() {
     let (engine, _folder) = engine();
     let code = engine.load(&guest(), &Parameters::new()).unwrap();
-    let folded = code.instance().unwrap().fold(&one_key(b"n")).unwrap();
+    let folded = code
+        .instance()
+        .unwrap()
+        .fold(&one_key(b"n").input())
+        .unwrap();
     assert_eq!(
         folded.states.get(0),
         Some(&0x7fc0_0000_u32.to_le_bytes()[..])
@@ -439,7 +478,13 @@ fn a_restart_takes_machine_code_from_the_cache() {
     let again = WasmEngine::new(settings()).unwrap();
     assert!(again.cache.get(&again.engine, Digest::of(&bytes)).is_some());
     let loaded = again.load(&bytes, &Parameters::new()).unwrap();
-    assert!(loaded.instance().unwrap().fold(&batch(b"-")).is_ok());
+    assert!(
+        loaded
+            .instance()
+            .unwrap()
+            .fold(&batch(b"-").input())
+            .is_ok()
+    );
 
     std::fs::write(&code()[0], b"damaged").unwrap();
     let third = WasmEngine::new(settings()).unwrap();

@@ -11,18 +11,18 @@ use crate::plugin::{
 };
 
 /// Parameters of `fold` and `react`.
-pub(super) fn fold_input(input: &FoldInput) -> (abi::States<'_>, abi::Events<'_>) {
-    let states = key_states(&input.keys, &input.states);
+pub(super) fn fold_input<'a>(input: &FoldInput<'a>) -> (abi::States<'a>, abi::Events<'a>) {
+    let states = key_states(input.keys, input.states);
     let events = abi::Events {
         partition: input.partition,
-        entities: &input.entities,
-        values: optional(&input.values),
-        inputs: &input.inputs,
-        timestamps: &input.timestamps_ms,
-        offsets: (!input.offsets.is_empty()).then_some(&*input.offsets),
-        record_keys: input.record_keys.as_ref().map(optional),
-        origins: input.origins.as_ref().map(origins),
-        headers: input.headers.as_ref().map(headers),
+        entities: input.entities,
+        values: optional(input.values),
+        inputs: input.inputs,
+        timestamps: input.timestamps_ms,
+        offsets: (!input.offsets.is_empty()).then_some(input.offsets),
+        record_keys: input.record_keys.map(optional),
+        origins: input.origins.map(origins),
+        headers: input.headers.map(headers),
     };
     (states, events)
 }

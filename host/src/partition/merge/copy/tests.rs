@@ -64,7 +64,7 @@ impl PluginInstance for Instance {
         Ok(routes)
     }
 
-    fn fold(&mut self, _: &FoldInput) -> Result<Folded, CallError> {
+    fn fold(&mut self, _: &FoldInput<'_>) -> Result<Folded, CallError> {
         unreachable!("records are routed only")
     }
 

@@ -108,10 +108,10 @@ fn a_handler_folds_what_has_no_offset_yet() {
     let (code, _folder) = handler(WORLD);
     let mut instance = code.instance().unwrap();
     let mut events = one_key(b"x");
-    let folded = instance.fold(&events).unwrap();
+    let folded = instance.fold(&events.input()).unwrap();
     assert_eq!(folded.states.get(0), Some(&b"+xx"[..]));
     events.offsets.clear();
-    let folded = instance.fold(&events).unwrap();
+    let folded = instance.fold(&events.input()).unwrap();
     assert_eq!(folded.states.get(0), Some(&b"-xx"[..]));
     assert!(folded.emitted.is_empty());
 }
@@ -211,7 +211,11 @@ fn a_handler_without_fold_decides_and_folds_nothing() {
     let (code, _folder) = handler(&WORLD.replace("export foldhost:plugin/fold@0.1.0;", ""));
     assert_eq!(code.inspection().kind, Kind::CommandHandler);
     assert!(decide(&code, b"-").unwrap().is_ok());
-    let error = code.instance().unwrap().fold(&one_key(b"x")).unwrap_err();
+    let error = code
+        .instance()
+        .unwrap()
+        .fold(&one_key(b"x").input())
+        .unwrap_err();
     let said = "the plugin does not export fold or react".to_owned();
     assert_eq!(error, CallError::BadColumns(said));
 }

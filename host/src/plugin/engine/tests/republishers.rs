@@ -4,7 +4,7 @@
 use std::fs;
 
 use super::*;
-use crate::plugin::{HeadersColumn, OriginsColumn, PluginCode, RouteInput};
+use crate::plugin::{PluginCode, RouteInput};
 
 /// A misbehaving plugin with the fault that it shall have.
 fn misbehaving(name: &str, fault: &str) -> (Arc<dyn PluginCode>, TempDir) {
@@ -18,8 +18,8 @@ fn misbehaving(name: &str, fault: &str) -> (Arc<dyn PluginCode>, TempDir) {
 }
 
 /// Events of the keys a, b, a, each with a header.
-fn events(values: [Option<&[u8]>; 3]) -> FoldInput {
-    let mut input = FoldInput::default();
+fn events(values: [Option<&[u8]>; 3]) -> Columns {
+    let mut input = Columns::default();
     for (key, state) in [("a", Some(&b"{\"count\":6}"[..])), ("b", None)] {
         input.keys.push(key.as_bytes());
         input.states.push(state);
@@ -56,7 +56,7 @@ fn what_a_republisher_emits_comes_back_in_the_order_of_its_causes() {
     let (code, _folder) = misbehaving("broken-records", "too-many");
     let mut instance = code.instance().unwrap();
     let folded = instance
-        .fold(&events([Some(b"x"), Some(b"y"), None]))
+        .fold(&events([Some(b"x"), Some(b"y"), None]).input())
         .unwrap();
     assert_eq!(folded.states.get(0), Some(&b"{\"count\":8}"[..]));
     assert_eq!(folded.states.get(1), Some(&b"{\"count\":1}"[..]));
@@ -80,7 +80,7 @@ fn what_a_republisher_emits_comes_back_in_the_order_of_its_causes() {
 
     let mut plain = events([Some(b"x"), Some(b"y"), None]);
     plain.headers = None;
-    assert_eq!(instance.fold(&plain).unwrap().emitted.headers, None);
+    assert_eq!(instance.fold(&plain.input()).unwrap().emitted.headers, None);
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn every_fault_of_what_is_emitted_has_its_name() {
     ] {
         let (code, _folder) = misbehaving("broken-records", fault);
         for (input, said) in [(&marked, of_batch), (&alone, of_one)] {
-            let error = code.instance().unwrap().fold(input).unwrap_err();
+            let error = code.instance().unwrap().fold(&input.input()).unwrap_err();
             assert!(
                 matches!(&error, CallError::BadColumns(text) if text.contains(said)),
                 "{fault}, not '{said}': {error:?}"
@@ -141,7 +141,7 @@ fn every_fault_of_what_is_emitted_has_its_name() {
     ] {
         let (code, _folder) = misbehaving("broken-records", fault);
         for input in [&marked, &alone] {
-            let error = code.instance().unwrap().fold(input).unwrap_err();
+            let error = code.instance().unwrap().fold(&input.input()).unwrap_err();
             assert!(matches!(error, CallError::TooMuch { .. }), "{error:?}");
             assert!(
                 error.is_about_size() && error.to_string().contains(said),
@@ -185,7 +185,12 @@ fn a_routed_record_tells_where_it_was() {
     input.states.clear();
     input.states.push(None);
     input.states.push(None);
-    let rejected = code.instance().unwrap().fold(&input).unwrap().rejected;
+    let rejected = code
+        .instance()
+        .unwrap()
+        .fold(&input.input())
+        .unwrap()
+        .rejected;
     assert_eq!(rejected.len(), 2);
     assert_eq!(rejected[0].code, "no-origin");
     input.origins = Some(OriginsColumn {
@@ -196,7 +201,7 @@ fn a_routed_record_tells_where_it_was() {
     record_keys.push(None);
     record_keys.push(Some(b"other"));
     input.record_keys = Some(record_keys);
-    let folded = code.instance().unwrap().fold(&input).unwrap();
+    let folded = code.instance().unwrap().fold(&input.input()).unwrap();
     assert!(folded.rejected.is_empty(), "{:?}", folded.rejected);
     assert_eq!(folded.states.get(0), Some(&b"{\"count\":1}"[..]));
 }
@@ -251,7 +256,11 @@ fn one_call_returns_no_more_than_the_host_takes() {
     let component = component::encode(&module(&wat, ALL), MANIFEST).unwrap().0;
     let (engine, _folder) = engine();
     let code = engine.load(&component, &Parameters::new()).unwrap();
-    let error = code.instance().unwrap().fold(&one_key(b"b")).unwrap_err();
+    let error = code
+        .instance()
+        .unwrap()
+        .fold(&one_key(b"b").input())
+        .unwrap_err();
     assert!(
         matches!(&error, CallError::BadColumns(text) if text.contains("too much data")),
         "{error:?}"
