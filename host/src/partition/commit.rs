@@ -13,9 +13,8 @@ use crate::log::Log;
 use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
 use crate::types::Offset;
 
-/// Decides when the next commit is due. A commit costs more than a fold, so while catching up there
-/// are only as many as keep the replay after a crash short, and never so many that they take more
-/// than a tenth of the time, unless there is nothing else to do.
+/// Decides when the next commit is due: an interval after the last began, live or not. A commit costs more than a
+/// fold, so there are never so many that they take more than a tenth of the time, unless there is nothing else to do.
 #[derive(Debug)]
 pub(super) struct Schedule {
     interval: Duration,
@@ -23,8 +22,6 @@ pub(super) struct Schedule {
     last_cost: Duration,
 }
 
-/// What replays within about this long is not committed while catching up.
-const CATCH_UP_INTERVAL: Duration = Duration::from_secs(1);
 /// Share of the time that commits may take: one part in this many.
 const COST_SHARE: u32 = 10;
 /// A partition without an event for so long has time for a commit, whatever it costs.
@@ -46,15 +43,10 @@ impl Schedule {
 
     /// How long until a commit is due, when the last event was folded at `folded_at`: never longer than
     /// [`limits::COMMIT_INTERVAL_MAX`] after the last began.
-    pub(super) fn due_in(&self, now: Duration, live: bool, folded_at: Duration) -> Duration {
-        let wanted = if live {
-            self.interval
-        } else {
-            self.interval.min(CATCH_UP_INTERVAL)
-        };
+    pub(super) fn due_in(&self, now: Duration, folded_at: Duration) -> Duration {
         let affordable = (self.last_cost * COST_SHARE).min(limits::COMMIT_INTERVAL_MAX);
-        let busy = self.last_start + wanted.max(affordable);
-        let quiet = (self.last_start + wanted).max(folded_at + QUIET);
+        let busy = self.last_start + self.interval.max(affordable);
+        let quiet = (self.last_start + self.interval).max(folded_at + QUIET);
         busy.min(quiet).saturating_sub(now)
     }
 
@@ -207,17 +199,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_live_partition_commits_at_its_interval() {
+    fn a_partition_commits_at_its_interval() {
         let schedule = Schedule::new(2 * SECOND, SECOND);
-        assert_eq!(schedule.due_in(SECOND, true, SECOND), 2 * SECOND);
-        assert_eq!(schedule.due_in(4 * SECOND, true, SECOND), Duration::ZERO);
-    }
-
-    #[test]
-    fn catching_up_commits_often_enough_to_replay_within_a_second() {
-        let schedule = Schedule::new(10 * SECOND, Duration::ZERO);
-        let now = Duration::ZERO;
-        assert_eq!(schedule.due_in(now, false, now), SECOND);
+        assert_eq!(schedule.due_in(SECOND, SECOND), 2 * SECOND);
+        assert_eq!(schedule.due_in(4 * SECOND, SECOND), Duration::ZERO);
     }
 
     #[test]
@@ -227,7 +212,7 @@ mod tests {
         schedule.ended(SECOND);
         let now = 2 * SECOND;
         let folded_at = 20 * SECOND;
-        assert_eq!(schedule.due_in(now, true, folded_at), 9 * SECOND);
+        assert_eq!(schedule.due_in(now, folded_at), 9 * SECOND);
     }
 
     #[test]
@@ -235,7 +220,7 @@ mod tests {
         let mut schedule = Schedule::new(2 * SECOND, Duration::ZERO);
         schedule.started(SECOND);
         schedule.ended(SECOND);
-        let due = |now, folded_at| schedule.due_in(now, true, folded_at);
+        let due = |now, folded_at| schedule.due_in(now, folded_at);
         assert_eq!(due(2 * SECOND, 2 * SECOND), SECOND, "at its interval");
         assert_eq!(due(4 * SECOND, 4 * SECOND), SECOND, "once it is quiet");
         assert_eq!(due(5 * SECOND, 4 * SECOND), Duration::ZERO);
@@ -248,7 +233,7 @@ mod tests {
         schedule.ended(60 * SECOND);
         let folded_at = 100 * SECOND;
         assert_eq!(
-            schedule.due_in(SECOND, true, folded_at),
+            schedule.due_in(SECOND, folded_at),
             limits::COMMIT_INTERVAL_MAX
         );
     }

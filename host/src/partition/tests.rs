@@ -29,6 +29,7 @@ use crate::types::{
 };
 
 mod bootstrapping;
+mod committing;
 mod counter;
 mod deciding;
 mod directed;

@@ -399,10 +399,12 @@ impl Worker {
             }
             () = handle.shared.block_requested.notified() => Event::Block,
             () = handle.shared.commit_requested.notified() => Event::CommitWanted,
-            () = tokio::time::sleep(commit_due.unwrap_or_default()), if commit_due.is_some() => {
+            // Each look makes these timers anew: one that is due must not wait for a tick that a reader which
+            // always has something never lets come.
+            () = until_due(commit_due.unwrap_or_default()), if commit_due.is_some() => {
                 Event::CommitDue
             }
-            () = tokio::time::sleep(publish_due.unwrap_or_default()), if publish_due.is_some() => {
+            () = until_due(publish_due.unwrap_or_default()), if publish_due.is_some() => {
                 Event::PublishDue
             }
             () = tokio::time::sleep(writer_idle.unwrap_or_default()), if writer_idle.is_some() => {

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::Phase;
 use super::super::commit::{InFlight, Upkeep, Written};
 use super::super::deciding::CommandFault;
 use super::super::parking::Action;
@@ -65,11 +64,10 @@ impl Worker {
         if self.checkpoint.next == self.committed {
             return None;
         }
-        let live = self.handle.shared.status.read().phase == Phase::Live;
         if self.is_commit_wanted || self.next_action().is_some() {
             return Some(Duration::ZERO);
         }
-        let due = self.schedule.due_in(now, live, self.folded_at);
+        let due = self.schedule.due_in(now, self.folded_at);
         Some(if self.has_changed_enough() {
             Duration::ZERO
         } else {
