@@ -158,9 +158,11 @@ pub const COMMIT_INTERVAL_MIN: Duration = Duration::from_millis(10);
 /// Longest commit interval that a manifest may ask for.
 pub const COMMIT_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// Bytes of changed states in one partition that force a commit, however much memory there is.
-pub const DIRTY_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Bytes of states that all partitions of a host keep in memory by default.
-pub const STATE_CACHE_BYTES_DEFAULT: usize = 256 * 1024 * 1024;
+pub const DIRTY_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Most bytes of states that all partitions of a host keep in memory unless it is told how many.
+pub const STATE_CACHE_BYTES_DEFAULT_MAX: usize = 512 * 1024 * 1024;
+/// And at most one part in this many of the memory that the host may use.
+pub const STATE_CACHE_MEMORY_SHARE: u64 = 8;
 /// Fewest bytes for states that a configuration may give.
 pub const STATE_CACHE_BYTES_MIN: usize = 1024 * 1024;
 
@@ -478,7 +480,7 @@ const _: () = {
     assert!(READER_QUEUE_BYTES_MIN <= READER_QUEUE_BYTES_MAX);
     assert!(READER_QUEUE_BYTES_MAX <= READER_QUEUES_BYTES_MIN);
     assert!(READER_QUEUES_BYTES_MIN <= READER_QUEUES_BYTES_MAX);
-    assert!(STATE_CACHE_BYTES_MIN <= STATE_CACHE_BYTES_DEFAULT);
+    assert!(STATE_CACHE_BYTES_MIN <= STATE_CACHE_BYTES_DEFAULT_MAX);
     assert!(STATE_BLOCK_CACHE_BYTES_MIN <= STATE_BLOCK_CACHE_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= RECORD_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= APPEND_BODY_BYTES_MAX);

@@ -9,6 +9,7 @@ use reqwest::Url;
 
 use super::http::{AuthSettings, HttpSettings, Scope, Token};
 use super::kafka::KafkaProperties;
+use super::memory::states_of_machine;
 use super::raw::{RawConfig, RawHttp, RawState, RawToken, RawTopics, RawWorker};
 use super::{Config, ConfigError, StateSettings, TopicCreation, TopicSettings, WorkerSettings};
 use crate::limits;
@@ -282,11 +283,13 @@ fn topics(raw: &RawTopics, faults: &mut Faults) -> TopicSettings {
 }
 
 fn state(raw: &RawState, faults: &mut Faults) -> StateSettings {
-    let cache_bytes = raw.cache_bytes.0;
+    let cache_bytes = raw
+        .cache_bytes
+        .map_or_else(states_of_machine, |wanted| wanted.0);
     if cache_bytes < limits::STATE_CACHE_BYTES_MIN {
         faults.add(format!(
             "state.cache-bytes: {} is too little: use {} or more",
-            raw.cache_bytes,
+            super::ByteSize(cache_bytes),
             super::ByteSize(limits::STATE_CACHE_BYTES_MIN)
         ));
     }

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use sysinfo::System;
+
 use super::{ByteSize, Config};
 use crate::limits;
 
@@ -31,6 +33,24 @@ pub struct MemoryPlan {
     pub request_bodies_bytes: usize,
 }
 
+/// Bytes of states where nobody says how many: a share of the memory that this process may use, by what the
+/// machine has and what its control group allows.
+pub(super) fn states_of_machine() -> usize {
+    let mut machine = System::new();
+    machine.refresh_memory();
+    let allowed = machine.cgroup_limits().map(|limits| limits.total_memory);
+    let bytes = machine.total_memory().min(allowed.unwrap_or(u64::MAX));
+    states_of(bytes)
+}
+
+fn states_of(memory_bytes: u64) -> usize {
+    let share = memory_bytes / limits::STATE_CACHE_MEMORY_SHARE;
+    usize::try_from(share).unwrap_or(usize::MAX).clamp(
+        limits::STATE_CACHE_BYTES_MIN,
+        limits::STATE_CACHE_BYTES_DEFAULT_MAX,
+    )
+}
+
 impl MemoryPlan {
     /// The plan for a configuration.
     #[must_use]
@@ -46,7 +66,7 @@ impl MemoryPlan {
         Self {
             states_bytes,
             dirty_states_bytes,
-            commits_bytes: dirty_states_bytes.max(limits::STATE_COMMITS_BYTES_MIN),
+            commits_bytes: (dirty_states_bytes / 2).max(limits::STATE_COMMITS_BYTES_MIN),
             merges_bytes: limits::STATE_MERGES_CONCURRENT_MAX
                 * (limits::STATE_RUN_FILE_BYTES_MAX
                     + limits::STATE_MERGE_COMMITS * limits::STATE_MERGE_READ_BYTES),
@@ -117,6 +137,15 @@ mod tests {
     }
 
     #[test]
+    fn a_small_machine_has_a_small_budget() {
+        assert_eq!(states_of(1 << 30), 128 << 20);
+        assert_eq!(states_of(64 << 30), limits::STATE_CACHE_BYTES_DEFAULT_MAX);
+        assert_eq!(states_of(0), limits::STATE_CACHE_BYTES_MIN);
+        let here = states_of_machine();
+        assert!((64 << 20..=limits::STATE_CACHE_BYTES_DEFAULT_MAX).contains(&here));
+    }
+
+    #[test]
     fn a_small_budget_makes_small_parts() {
         let small = plan("[state]\ncache-bytes = \"64MiB\"");
         assert_eq!(small.states_bytes, 64 << 20);
@@ -139,7 +168,7 @@ mod tests {
     fn it_is_printed_as_one_line() {
         let text = plan("[state]\ncache-bytes = \"64MiB\"").to_string();
         assert!(
-            text.contains("states 64MiB (changed 32MiB), commits 32MiB"),
+            text.contains("states 64MiB (changed 32MiB), commits 16MiB"),
             "{text}"
         );
         assert!(!text.contains('\n'));

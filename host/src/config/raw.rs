@@ -60,10 +60,11 @@ pub(super) struct RawObjects {
 }
 
 /// `[state]`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub(super) struct RawState {
-    pub(super) cache_bytes: ByteSize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cache_bytes: Option<ByteSize>,
 }
 
 /// `[worker]`.
@@ -114,9 +115,7 @@ impl RawConfig {
                 partitions: i64::from(limits::PARTITIONS_DEFAULT),
             },
             objects: RawObjects::default(),
-            state: RawState {
-                cache_bytes: ByteSize(limits::STATE_CACHE_BYTES_DEFAULT),
-            },
+            state: RawState::default(),
             worker: RawWorker {
                 threads: None,
                 writer_idle_seconds: limits::WRITER_IDLE_SECONDS.into(),

@@ -246,6 +246,7 @@ fn the_table_names_the_fields_of_the_structure() {
     all.http.advertise = Some(String::new());
     all.topics.replication_factor = Some(1);
     all.objects.url = Some(String::new());
+    all.state.cache_bytes = Some(ByteSize(1));
     all.worker.threads = Some(1);
     all.auth.tokens.push(RawToken {
         name: String::new(),
