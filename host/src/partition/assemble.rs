@@ -16,6 +16,9 @@ use crate::plugin::manifest::OnError;
 use crate::plugin::{BytesColumn, FoldInput, HeadersColumn, OptionalColumn, OriginsColumn};
 use crate::types::{Offset, Partition, TopicName};
 
+/// Keys that are looked at together.
+const LOOKED_AT: usize = 64;
+
 /// What every record of a partition is checked against.
 #[derive(Debug, Clone)]
 pub struct Source {
@@ -134,7 +137,6 @@ impl Assembled {
         self.places.clear();
         let until = batch.len().min(from + events_max);
         let (grouped, poison) = self.group(batch, from, until, before.states, source);
-        self.find(before.states);
         let events = self.fill_states(before, grouped);
         self.fill_events(batch, from, events, source);
         (events, poison.filter(|_| events == grouped))
@@ -230,31 +232,32 @@ impl Assembled {
         entity
     }
 
-    /// Looks all keys up in one tight loop: a table of states is larger than any cache, and lookups that do
-    /// not depend on each other wait for memory together.
-    fn find<S: States>(&mut self, states: &S) {
-        states.look_ahead(self.entities.iter().map(|entity| entity.hash));
-        for (index, entity) in self.entities.iter_mut().enumerate() {
-            entity.at = states.find(entity.hash, self.keys.get(index));
-        }
-    }
-
-    /// Copies the states that fit, and drops the keys of the others. Returns how many of the `events` have
-    /// theirs.
+    /// Looks keys up and copies the states that fit; drops the keys of the others. Returns how many of the `events`
+    /// have theirs.
+    ///
+    /// A table of states is larger than any cache: of some keys at a time, so that lookups which do not depend on
+    /// each other wait for memory together, and what was looked at is still near when it is copied.
     fn fill_states<S: States>(&mut self, before: &Before<'_, S>, events: usize) -> usize {
-        for (index, entity) in self.entities.iter().enumerate() {
-            let is_full = self.states.items.data.len() >= limits::BATCH_STATE_BYTES_MAX;
-            if is_full && index > 0 {
-                // Keys are numbered as they come: all events of the later ones are behind this one.
-                let fit = entity.first_event;
-                self.entities.truncate(index);
-                self.keys.truncate(index);
-                self.entity_of.truncate(fit);
-                return fit;
+        for from in (0..self.entities.len()).step_by(LOOKED_AT) {
+            let until = self.entities.len().min(from + LOOKED_AT);
+            let hashes = self.entities[from..until].iter().map(|entity| entity.hash);
+            before.states.look_ahead(hashes);
+            for index in from..until {
+                let is_full = self.states.items.data.len() >= limits::BATCH_STATE_BYTES_MAX;
+                if is_full && index > 0 {
+                    // Keys are numbered as they come: all events of the later ones are behind this one.
+                    let fit = self.entities[index].first_event;
+                    self.entities.truncate(index);
+                    self.keys.truncate(index);
+                    self.entity_of.truncate(fit);
+                    return fit;
+                }
+                let entity = &mut self.entities[index];
+                let key = self.keys.get(index);
+                entity.at = before.states.find(entity.hash, key);
+                let state = before.state(entity.hash, key, entity.at);
+                self.states.push(state);
             }
-            let key = self.keys.get(index);
-            let state = before.state(entity.hash, key, entity.at);
-            self.states.push(state);
         }
         events
     }

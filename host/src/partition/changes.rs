@@ -89,7 +89,7 @@ impl Changes {
     }
 
     /// All changes, in no order that means anything.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = Change<'_>> {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = Change<'_>> + Clone {
         self.entries.iter().map(|entry| self.change(entry))
     }
 

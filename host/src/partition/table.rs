@@ -27,7 +27,7 @@ use super::changes::{Change, Changes, Place};
 use crate::limits;
 use crate::state::{KeyState, StateChanges, StateChangesBuilder, StateRef};
 
-/// Slots that a freeze looks at together.
+/// Slots that are looked at together.
 const LOOKED_AT: usize = 64;
 
 /// States of one partition.
@@ -177,8 +177,16 @@ impl StateTable {
 
     /// Takes over what a step changed.
     pub(super) fn change_all(&mut self, changes: &Changes) {
-        for change in changes.iter() {
-            self.change(change);
+        let mut changes = changes.iter();
+        let mut places = Vec::with_capacity(LOOKED_AT);
+        while changes.len() > 0 {
+            let some = changes.clone().take(LOOKED_AT);
+            places.extend(some.filter_map(|change| change.at.map(|Place(at)| at)));
+            self.slots.look_at(&places);
+            places.clear();
+            for change in changes.by_ref().take(LOOKED_AT) {
+                self.change(change);
+            }
         }
         self.tell_budget();
     }

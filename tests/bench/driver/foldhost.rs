@@ -130,7 +130,25 @@ impl Foldhost {
         })
     }
 
-    /// Deploys the fold and waits until it has everything.
+    /// Waits until all that a plugin has folded is committed.
+    ///
+    /// # Errors
+    /// If it does not get there.
+    pub(crate) fn wait_committed(&self, name: &str) -> Result<()> {
+        let what = format!("{name} to commit what it has folded");
+        wait_until_ok(WITHIN, &what, || {
+            let plugin = operate::plugin(&self.client, name)?;
+            for partition in plugin["partitions"].as_array().context("no partitions")? {
+                let position = number(&partition["position"]);
+                let folded = position.map_or(0, |position| position + 1);
+                let committed = number(&partition["committed"]).unwrap_or(0);
+                ensure!(committed >= folded, "{committed} of {folded}");
+            }
+            Ok(())
+        })
+    }
+
+    /// Deploys the fold and waits until it has everything; CPU time and memory are those until it is committed.
     ///
     /// # Errors
     /// If it does not get there.
@@ -145,6 +163,7 @@ impl Foldhost {
                 let first = *first.get_or_insert_with(Instant::now);
                 if folded >= input.events {
                     let seconds = first.elapsed().as_secs_f64();
+                    self.wait_committed(PLUGIN)?;
                     let resident = memory::resident(process)?;
                     return Ok(pass(
                         input.events,

@@ -220,8 +220,8 @@ impl Spent {
     }
 }
 
-/// Deploys the plugins and waits until each has folded all: the CPU time counts from before the first deployment,
-/// the time from the first event that is folded.
+/// Deploys the plugins and waits until each has folded all: the CPU time counts from before the first deployment
+/// until all is committed, the time from the first event that is folded to the last.
 fn fold(
     args: &Args,
     host: &mut Foldhost,
@@ -248,7 +248,14 @@ fn fold(
     for name in &names {
         host.wait_folded(name, input.events)?;
     }
-    let ended = Spent::now(host, clock)?;
+    let folded_at_s = clock.elapsed().as_secs_f64();
+    for name in &names {
+        host.wait_committed(name)?;
+    }
+    let ended = Spent {
+        at_s: folded_at_s,
+        ..Spent::now(host, clock)?
+    };
     #[allow(clippy::cast_precision_loss, reason = "figures")]
     let count = |events: u64| events as f64;
     let folds = count(input.events) * count(u64::try_from(point.plugins)?);
