@@ -85,7 +85,7 @@ pub(super) fn all(args: &Args) -> [Curve; 4] {
 fn keys(args: &Args) -> Curve {
     // The last is beyond the memory for states of a host with its defaults.
     let beyond = if args.quick {
-        ("2m", "2 million", 2_000_000)
+        ("3m", "3 million", 3_000_000)
     } else {
         ("10m", "10 million", 10_000_000)
     };
