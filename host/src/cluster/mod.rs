@@ -75,7 +75,7 @@ impl Cluster {
     pub fn locate(&self, plugin: &Plugin, partition: Partition) -> Location {
         let local = plugin.local(partition);
         if let Some(handle) = &local
-            && !handle.status().degraded
+            && !handle.is_degraded()
         {
             return Location::Local(handle.clone());
         }

@@ -261,8 +261,8 @@ pub(super) fn version(handle: &PartitionHandle, code: &CodeInUse, state: &KeySta
 
 /// A version, with the code that answers.
 pub(super) fn version_tag(code: &CodeInUse, version: impl fmt::Display) -> String {
-    let [a, b, c, d, ..] = code.code.inspection().digest.as_bytes();
-    format!("{version}-{a:02x}{b:02x}{c:02x}{d:02x}")
+    let [a, b, c, d, ..] = *code.code.inspection().digest.as_bytes();
+    format!("{version}-{:08x}", u32::from_be_bytes([a, b, c, d]))
 }
 
 /// A phase, in a sentence.

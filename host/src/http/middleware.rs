@@ -8,6 +8,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
+use tower::util::option_layer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, Any as AnyOrigin, CorsLayer};
@@ -29,18 +30,15 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// The route in metrics of requests that hit none.
 const NO_ROUTE: &str = "none";
 
-/// Lays everything around a router.
+/// Lays everything around a router: in one go, since axum boxes what it lays a layer around, for each request.
 pub(super) fn around(router: Router<App>, app: &App) -> Router<App> {
-    let router = router
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(CompressionLayer::new().gzip(true).zstd(true));
     let origins = &app.services.settings.cors_origins;
-    let router = if origins.is_empty() {
-        router
-    } else {
-        router.layer(cors(origins))
-    };
-    router.layer(from_fn_with_state(app.clone(), observe))
+    router.layer((
+        from_fn_with_state(app.clone(), observe),
+        option_layer((!origins.is_empty()).then(|| cors(origins))),
+        CompressionLayer::new().gzip(true).zstd(true),
+        CatchPanicLayer::custom(panicked),
+    ))
 }
 
 /// Gives a request its id, counts it, and turns a problem into its document.

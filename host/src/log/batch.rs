@@ -6,8 +6,8 @@
 
 use std::ops::Range;
 
-use super::NewRecord;
-use crate::types::{Offset, OptionalColumn};
+use super::{NewRecord, record_bytes};
+use crate::types::{HeadersColumn, Offset, OptionalColumn};
 
 /// Header of a record in a batch: name and value.
 pub type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);
@@ -19,63 +19,10 @@ pub struct RecordBatch {
     timestamps_ms: Vec<i64>,
     keys: OptionalColumn,
     values: OptionalColumn,
-    headers: Headers,
+    headers: HeadersColumn,
+    /// For each record, the header before which its own end; they begin where those of the record before end.
+    header_ends: Vec<u32>,
     leaves_headers_out: bool,
-}
-
-/// Headers of all records.
-#[derive(Debug, Default)]
-struct Headers {
-    /// Names and values, one behind the other.
-    data: Vec<u8>,
-    entries: Vec<HeaderEntry>,
-    /// For each record, the entry before which its headers end; they begin where those of the record before end.
-    ends: Vec<u32>,
-}
-
-#[derive(Debug, Clone)]
-struct HeaderEntry {
-    name: Range<usize>,
-    value: Option<Range<usize>>,
-}
-
-impl Headers {
-    /// Appends those of the next record.
-    fn push<'h>(&mut self, headers: impl IntoIterator<Item = HeaderRef<'h>>) {
-        for (name, value) in headers {
-            let name = self.copy(name.as_bytes());
-            let value = value.map(|bytes| self.copy(bytes));
-            self.entries.push(HeaderEntry { name, value });
-        }
-        let end = u32::try_from(self.entries.len()).expect("a batch is smaller than 4 GiB");
-        self.ends.push(end);
-    }
-
-    fn copy(&mut self, bytes: &[u8]) -> Range<usize> {
-        let from = self.data.len();
-        self.data.extend_from_slice(bytes);
-        from..self.data.len()
-    }
-
-    /// Those of the record at `index`.
-    fn of(&self, index: usize) -> impl ExactSizeIterator<Item = HeaderRef<'_>> {
-        let from = match index {
-            0 => 0,
-            _ => self.ends[index - 1] as usize,
-        };
-        let entries = &self.entries[from..self.ends[index] as usize];
-        entries.iter().map(|header| {
-            let name = std::str::from_utf8(&self.data[header.name.clone()])
-                .expect("names are pushed as str");
-            (name, header.value.clone().map(|range| &self.data[range]))
-        })
-    }
-
-    fn clear(&mut self) {
-        self.data.clear();
-        self.entries.clear();
-        self.ends.clear();
-    }
 }
 
 /// One record of a batch, borrowed from it.
@@ -97,15 +44,17 @@ impl<'a> RecordRef<'a> {
     /// Bytes of key, value and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
-        let headers = self.headers();
-        let headers = headers.map(|(name, value)| name.len() + part(value));
-        part(self.key) + part(self.value) + headers.sum::<usize>()
+        record_bytes(self.key, self.value, self.headers())
     }
 
     /// The record's headers, in order.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = HeaderRef<'a>> + use<'a> {
-        self.batch.headers.of(self.index)
+        let Self { batch, index, .. } = *self;
+        let from = match index {
+            0 => 0,
+            _ => batch.header_ends[index - 1],
+        };
+        (from..batch.header_ends[index]).map(|at| batch.headers.get(at as usize))
     }
 }
 
@@ -150,7 +99,9 @@ impl RecordBatch {
         self.values.push(value);
         let is_kept = !self.leaves_headers_out;
         self.headers
-            .push(headers.into_iter().take_while(|_| is_kept));
+            .push_record(headers.into_iter().take_while(|_| is_kept));
+        let end = u32::try_from(self.headers.names.len()).expect("a batch is smaller than 4 GiB");
+        self.header_ends.push(end);
     }
 
     /// Appends a copy of a record of another batch.
@@ -211,7 +162,14 @@ impl RecordBatch {
     /// Bytes of keys, values and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.keys.items.data.len() + self.values.items.data.len() + self.headers.data.len()
+        let headers = &self.headers;
+        let columns = [
+            &self.keys.items,
+            &self.values.items,
+            &headers.names,
+            &headers.values.items,
+        ];
+        columns.map(|column| column.data.len()).iter().sum()
     }
 
     /// Offsets of all records.
@@ -273,6 +231,7 @@ impl RecordBatch {
         self.keys.clear();
         self.values.clear();
         self.headers.clear();
+        self.header_ends.clear();
     }
 
     /// Empties the batch and keeps memory for some times what it had, no more.
@@ -285,14 +244,20 @@ impl RecordBatch {
         }
         clear(&mut self.offsets);
         clear(&mut self.timestamps_ms);
-        for column in [&mut self.keys, &mut self.values] {
+        let HeadersColumn {
+            counts,
+            names,
+            values,
+        } = &mut self.headers;
+        for column in [&mut self.keys, &mut self.values, values] {
             clear(&mut column.items.data);
             clear(&mut column.items.ends);
             clear(&mut column.marks);
         }
-        clear(&mut self.headers.data);
-        clear(&mut self.headers.entries);
-        clear(&mut self.headers.ends);
+        clear(&mut names.data);
+        clear(&mut names.ends);
+        clear(counts);
+        clear(&mut self.header_ends);
     }
 }
 

@@ -65,11 +65,24 @@ impl NewRecord {
     /// Bytes of key, value and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let part = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         let headers = self.headers.iter();
-        let headers = headers.map(|(name, value)| name.len() + part(value));
-        part(&self.key) + part(&self.value) + headers.sum::<usize>()
+        record_bytes(
+            self.key.as_deref(),
+            self.value.as_deref(),
+            headers.map(|(name, value)| (&**name, value.as_deref())),
+        )
     }
+}
+
+/// Bytes of a record's key, value and headers.
+fn record_bytes<'h>(
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: impl Iterator<Item = HeaderRef<'h>>,
+) -> usize {
+    let part = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    let headers = headers.map(|(name, value)| name.len() + part(value));
+    part(key) + part(value) + headers.sum::<usize>()
 }
 
 /// How old records leave a topic.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::changes::Place;
+use super::changes::{LOOKED_AT, Place};
 use super::frame::Content;
 use super::merged;
 use super::publish::{told_again, version_of};
@@ -15,9 +15,6 @@ use crate::log::{Framing, Partitioner, RecordBatch, RecordRef};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{BytesColumn, FoldInput, HeadersColumn, OptionalColumn, OriginsColumn};
 use crate::types::{Offset, Partition, TopicName};
-
-/// Keys that are looked at together.
-const LOOKED_AT: usize = 64;
 
 /// What every record of a partition is checked against.
 #[derive(Debug, Clone)]

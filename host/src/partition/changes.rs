@@ -14,6 +14,10 @@ use crate::types::Offset;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place(pub u32);
 
+/// Places that are looked at together, so that memory is waited for once for all of them; what is done with them
+/// then finds them in the nearest cache, which a whole batch does not fit into.
+pub(super) const LOOKED_AT: usize = 64;
+
 /// Changed states, each key once.
 #[derive(Debug, Default)]
 pub struct Changes {

@@ -170,6 +170,12 @@ impl PartitionHandle {
         *self.shared.commands_blocked.write() = blocked;
     }
 
+    /// Whether its assignment is lost for now.
+    #[must_use]
+    pub fn is_degraded(&self) -> bool {
+        self.shared.status.read().degraded
+    }
+
     /// Whether it has read its backlog or does not go on: nothing more to wait for at start.
     #[must_use]
     pub fn is_settled(&self) -> bool {

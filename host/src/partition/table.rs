@@ -23,12 +23,9 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 pub(super) use self::budget::SharedTable;
 pub use self::budget::StateBudget;
 use self::slot::{ENTRY_OVERHEAD_BYTES, Freshness, Slot, Slots};
-use super::changes::{Change, Changes, Place};
+use super::changes::{Change, Changes, LOOKED_AT, Place};
 use crate::limits;
 use crate::state::{KeyState, StateChanges, StateChangesBuilder, StateRef};
-
-/// Slots that are looked at together.
-const LOOKED_AT: usize = 64;
 
 /// States of one partition.
 #[derive(Debug)]

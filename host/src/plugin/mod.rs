@@ -22,35 +22,7 @@ pub mod manifest;
 pub use command::{Command, Decision, EventOut, Refusal};
 pub use manifest::{Manifest, ManifestFault};
 
-pub use crate::types::{BytesColumn, Mark, OptionalColumn};
-
-/// Headers of all records of a batch: record i has `counts[i]` of them, in order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct HeadersColumn {
-    /// How many each record has.
-    pub counts: Vec<u32>,
-    /// Names of all, in order.
-    pub names: BytesColumn,
-    /// Values of all, in order.
-    pub values: OptionalColumn,
-}
-
-impl HeadersColumn {
-    /// Appends the headers of one record.
-    pub fn push_record<'h>(
-        &mut self,
-        headers: impl IntoIterator<Item = (&'h str, Option<&'h [u8]>)>,
-    ) {
-        let before = self.names.len();
-        for (name, value) in headers {
-            self.names.push(name.as_bytes());
-            self.values.push(value);
-        }
-        let count = self.names.len() - before;
-        self.counts
-            .push(u32::try_from(count).expect("a record is bounded"));
-    }
-}
+pub use crate::types::{BytesColumn, HeadersColumn, Mark, OptionalColumn};
 
 /// Input of one `fold`: the distinct keys of a batch with their states, and its events. Borrowed from where it
 /// lies, which for values, timestamps and offsets is mostly the batch as it was read.

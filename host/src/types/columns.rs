@@ -125,3 +125,48 @@ impl OptionalColumn {
         self.marks.clear();
     }
 }
+
+/// Headers of all records of a batch: record i has `counts[i]` of them, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeadersColumn {
+    /// How many each record has.
+    pub counts: Vec<u32>,
+    /// Names of all, in order.
+    pub names: BytesColumn,
+    /// Values of all, in order.
+    pub values: OptionalColumn,
+}
+
+impl HeadersColumn {
+    /// Appends the headers of one record.
+    pub fn push_record<'h>(
+        &mut self,
+        headers: impl IntoIterator<Item = (&'h str, Option<&'h [u8]>)>,
+    ) {
+        let before = self.names.len();
+        for (name, value) in headers {
+            self.names.push(name.as_bytes());
+            self.values.push(value);
+        }
+        let count = self.names.len() - before;
+        self.counts
+            .push(u32::try_from(count).expect("a record is bounded"));
+    }
+
+    /// The header at `index`, counted over all records.
+    ///
+    /// # Panics
+    /// If there are fewer, or its name is not UTF-8.
+    #[must_use]
+    pub fn get(&self, index: usize) -> (&str, Option<&[u8]>) {
+        let name = std::str::from_utf8(self.names.get(index)).expect("names are pushed as str");
+        (name, self.values.get(index))
+    }
+
+    /// Empties the column and keeps its memory.
+    pub fn clear(&mut self) {
+        self.counts.clear();
+        self.names.clear();
+        self.values.clear();
+    }
+}

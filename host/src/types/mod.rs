@@ -7,7 +7,7 @@ mod id;
 mod key;
 mod position;
 
-pub use columns::{BytesColumn, Mark, OptionalColumn};
+pub use columns::{BytesColumn, HeadersColumn, Mark, OptionalColumn};
 pub use id::InvalidName;
 pub use id::{ClusterName, DeploymentId, Digest, Epoch, GenerationId, PluginName, TopicName};
 pub use key::{InvalidKey, KeyFormat};
