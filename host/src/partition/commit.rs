@@ -14,7 +14,8 @@ use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
 use crate::types::Offset;
 
 /// Decides when the next commit is due: an interval after the last began, live or not. A commit costs more than a
-/// fold, so there are never so many that they take more than a tenth of the time, unless there is nothing else to do.
+/// fold, so there are never so many that they take more than a twentieth of the time, unless there is nothing else
+/// to do.
 #[derive(Debug)]
 pub(super) struct Schedule {
     interval: Duration,
@@ -23,7 +24,7 @@ pub(super) struct Schedule {
 }
 
 /// Share of the time that commits may take: one part in this many.
-const COST_SHARE: u32 = 10;
+const COST_SHARE: u32 = 20;
 /// A partition without an event for so long has time for a commit, whatever it costs.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -211,8 +212,8 @@ mod tests {
         schedule.started(SECOND);
         schedule.ended(SECOND);
         let now = 2 * SECOND;
-        let folded_at = 20 * SECOND;
-        assert_eq!(schedule.due_in(now, folded_at), 9 * SECOND);
+        let folded_at = 30 * SECOND;
+        assert_eq!(schedule.due_in(now, folded_at), 19 * SECOND);
     }
 
     #[test]

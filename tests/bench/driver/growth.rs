@@ -6,6 +6,7 @@
 //! Invariant: nothing is reported of a fold whose states were not found to be right.
 
 mod curves;
+mod hash_map;
 mod idle;
 mod neighbours;
 mod report;

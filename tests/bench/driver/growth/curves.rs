@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use foldhost_tests::memory;
 use foldhost_tests::wait::Stopwatch;
 
-use super::{Bed, Figures};
+use super::{Bed, Figures, hash_map};
 use crate::args::Args;
 use crate::foldhost::{Foldhost, PLUGIN};
 use crate::input::Input;
@@ -25,8 +25,12 @@ pub(super) mod figure {
     pub(in crate::growth) const CPU_AGAIN: &str = "again_cpu_us_per_event";
     /// As [`RATE`], of the events behind the first of every key.
     pub(in crate::growth) const RATE_AGAIN: &str = "again_events_per_s";
+    /// Time for an event in a bare hash map, in microseconds.
+    pub(in crate::growth) const HASH_MAP: &str = "hash_map_us_per_event";
 }
 
+/// Keys up to which a bare hash map is measured; beyond, it would need more memory than the host may take.
+const HASH_MAP_KEYS_MAX: u64 = 1_000_000;
 /// Keys of the curves about something else.
 const KEYS: u64 = 100_000;
 /// Keys of the curve of plugins: few, so that states are not what is measured.
@@ -42,8 +46,9 @@ pub(super) struct Curve {
     /// What grows.
     pub(super) title: &'static str,
     pub(super) points: Vec<Point>,
-    /// Whether the events behind the first of every key are also measured alone.
-    pub(super) again: bool,
+    /// Whether keys grow: then the events behind the first of every key are also measured alone, and so is a bare
+    /// hash map.
+    pub(super) is_of_keys: bool,
 }
 
 /// A point of a curve.
@@ -103,7 +108,7 @@ fn keys(args: &Args) -> Curve {
         name: "keys",
         title: "Keys",
         points: points.into(),
-        again: true,
+        is_of_keys: true,
     }
 }
 
@@ -125,7 +130,7 @@ fn plugins(args: &Args) -> Curve {
         name: "plugins",
         title: "Plugins on one topic",
         points: counts.iter().map(point).collect(),
-        again: false,
+        is_of_keys: false,
     }
 }
 
@@ -142,7 +147,7 @@ fn partitions(args: &Args) -> Curve {
         name: "partitions",
         title: "Partitions on one host",
         points: points.into(),
-        again: false,
+        is_of_keys: false,
     }
 }
 
@@ -165,7 +170,7 @@ fn states(args: &Args) -> Curve {
         name: "states",
         title: "Size of a state, and of the event that it is made of",
         points: points.into(),
-        again: false,
+        is_of_keys: false,
     }
 }
 
@@ -197,6 +202,10 @@ pub(super) fn measure(
             }
             Ok(())
         })?;
+        if curve.is_of_keys && point.input.keys <= HASH_MAP_KEYS_MAX {
+            let us = hash_map::us_per_event(&point.input);
+            figures.add(curve.figure(point, figure::HASH_MAP), us);
+        }
     }
     bed.broker.delete_topic(&point.input.topic)
 }
@@ -239,7 +248,7 @@ fn fold(
     for name in &names[1..] {
         host.deploy_as(name, args, &input.topic)?;
     }
-    let again = if curve.again {
+    let again = if curve.is_of_keys {
         let folded = host.wait_folded(first, input.keys)?;
         Some((folded, Spent::now(host, clock)?))
     } else {

@@ -124,10 +124,11 @@ fn table(text: &mut String, curve: &Curve, figures: &Figures) {
     } else {
         "CPU µs an event"
     };
-    let (head, line) = if curve.again {
+    let (head, line) = if curve.is_of_keys {
         (
-            " every key seen: CPU µs an event | every key seen: events/s |",
-            "---|---|",
+            " every key seen: CPU µs an event | every key seen: events/s | a bare hash map: µs an event | against \
+             the first |",
+            "---|---|---|---|",
         )
     } else {
         ("", "")
@@ -157,14 +158,30 @@ fn table(text: &mut String, curve: &Curve, figures: &Figures) {
             shown(rate),
             shown(peak)
         );
-        if let (Some(cpu), Some(rate)) =
-            (of(point, figure::CPU_AGAIN), of(point, figure::RATE_AGAIN))
-        {
-            let _ = write!(text, " {} | {} |", shown(cpu), shown(rate));
+        if curve.is_of_keys {
+            cells_of_keys(text, curve, point, figures);
         }
         text.push('\n');
     }
     text.push('\n');
+}
+
+/// The further cells of a row of the curve of keys.
+fn cells_of_keys(text: &mut String, curve: &Curve, point: &Point, figures: &Figures) {
+    let of = |figure: &str| figures.median(&curve.figure(point, figure));
+    let cell = |value: Option<f64>| value.map_or_else(String::new, shown);
+    let first = curve.points.first();
+    let first = first.map(|first| curve.figure(first, figure::HASH_MAP));
+    let against =
+        first.and_then(|first| figures.ratio(&curve.figure(point, figure::HASH_MAP), &first));
+    let _ = write!(
+        text,
+        " {} | {} | {} | {} |",
+        cell(of(figure::CPU_AGAIN)),
+        cell(of(figure::RATE_AGAIN)),
+        cell(of(figure::HASH_MAP)),
+        against.map_or_else(String::new, times)
+    );
 }
 
 fn idle_table(text: &mut String, figures: &Figures) {

@@ -29,8 +29,7 @@ pub(super) struct Layout {
 #[derive(Debug)]
 struct PageChange {
     first: Bytes,
-    /// `None` in a new database.
-    number: Option<PageNumber>,
+    number: PageNumber,
     /// A page of the changes.
     changes: Bytes,
     /// How many keys change.
@@ -85,20 +84,19 @@ impl Layout {
         &self.pages[behind.saturating_sub(1)..]
     }
 
-    /// What `changes` are of each page, in order.
+    /// What `changes` are of each page, in order; the first page is there.
     fn changes_of_pages(&self, changes: &StateChanges) -> Vec<PageChange> {
         let mut found = Vec::new();
         let mut page = PageBuilder::new();
         let mut at = 0;
-        let change_of = |at: usize, page: &mut PageBuilder| PageChange {
-            first: self
-                .pages
-                .get(at)
-                .map(|it| it.0.clone())
-                .unwrap_or_default(),
-            number: self.pages.get(at).map(|it| it.1),
-            keys: page.keys(),
-            changes: page.take(),
+        let change_of = |at: usize, page: &mut PageBuilder| {
+            let (first, number) = &self.pages[at];
+            PageChange {
+                first: first.clone(),
+                number: *number,
+                keys: page.keys(),
+                changes: page.take(),
+            }
         };
         changes.for_each_in_order(|key, state| {
             let behind = self.pages.get(at + 1..).unwrap_or_default();
@@ -121,7 +119,7 @@ impl Layout {
         let pages = self.pages.iter().filter(|(_, it)| numbers.remove(it));
         let unchanged = pages.map(|(first, number)| PageChange {
             first: first.clone(),
-            number: Some(*number),
+            number: *number,
             changes: PageBuilder::new().take(),
             keys: 0,
         });
@@ -166,18 +164,18 @@ impl PageRows {
             self.removed.insert(number);
             self.ended.push(first.clone());
         }
-        let mut page = PageBuilder::new();
-        let mut first = first;
-        for entry in entries.into_iter().filter(|entry| entry.1.is_some()) {
-            if page.len() >= PAGE_BYTES {
-                let next = Bytes::copy_from_slice(entry.0);
-                self.begin(std::mem::replace(&mut first, next), page.take());
-            }
-            page.push(entry);
+        let mut pages = NewPages::new(self, first);
+        for entry in entries {
+            pages.push(entry);
         }
-        if !page.is_empty() || first.is_empty() {
-            self.begin(first, page.take());
-        }
+        pages.end();
+    }
+
+    /// Writes all pages of a new database.
+    fn write_first(&mut self, changes: &StateChanges) {
+        let mut pages = NewPages::new(self, Bytes::new());
+        changes.for_each_in_order(|key, state| pages.push((key, state)));
+        pages.end();
     }
 
     fn begin(&mut self, first: Bytes, page: Bytes) {
@@ -226,6 +224,42 @@ impl PageRows {
     }
 }
 
+/// Pages that are being written, one behind the other.
+struct NewPages<'r> {
+    rows: &'r mut PageRows,
+    /// First key of the page that is being written.
+    first: Bytes,
+    page: PageBuilder,
+}
+
+impl<'r> NewPages<'r> {
+    /// Pages from the key `first` on.
+    fn new(rows: &'r mut PageRows, first: Bytes) -> Self {
+        let page = PageBuilder::new();
+        Self { rows, first, page }
+    }
+
+    /// Appends the next entry, in order of key.
+    fn push(&mut self, entry: Entry<'_>) {
+        if entry.1.is_none() {
+            return;
+        }
+        if self.page.len() >= PAGE_BYTES {
+            let next = Bytes::copy_from_slice(entry.0);
+            let first = std::mem::replace(&mut self.first, next);
+            self.rows.begin(first, self.page.take());
+        }
+        self.page.push(entry);
+    }
+
+    /// Writes the last page; the first of a database is written without a state, too.
+    fn end(mut self) {
+        if !self.page.is_empty() || self.first.is_empty() {
+            self.rows.begin(self.first, self.page.take());
+        }
+    }
+}
+
 impl Open {
     /// What the changes of a commit write. Pages that have become too large, or get more than fits into one, are
     /// written anew; so are those without a state, to be forgotten. A large state comes to lie in a page of its own.
@@ -235,22 +269,24 @@ impl Open {
         changes: &StateChanges,
     ) -> Result<PageRows, StateError> {
         let mut rows = PageRows::new(layout);
+        if !layout.has_begun() {
+            if !changes.is_empty() {
+                rows.write_first(changes);
+            }
+            return Ok(rows);
+        }
         let mut noticed = self.pages.take_noticed(limits::STATE_PAGES_REWRITTEN_MAX);
         let mut anew = Vec::new();
         for change in layout.changes_of_pages(changes) {
-            match change.number {
-                Some(number) if !noticed.remove(&number) && !change.is_too_large() => {
-                    rows.changed.push((number, change.changes));
-                }
-                _ => anew.push(change),
+            if noticed.remove(&change.number) || change.is_too_large() {
+                anew.push(change);
+            } else {
+                rows.changed.push((change.number, change.changes));
             }
         }
         anew.extend(layout.unchanged(noticed));
         let reads = anew.into_iter().map(|change| async move {
-            let page = match change.number {
-                Some(number) => self.read(&number.key()).await?,
-                None => None,
-            };
+            let page = self.read(&change.number.key()).await?;
             Ok::<_, StateError>((change, page))
         });
         let mut reads = stream::iter(reads).buffered(limits::STATE_READS_CONCURRENT_MAX);
@@ -258,7 +294,7 @@ impl Open {
             let (change, page) = read?;
             let pages = page.iter().chain([&change.changes]);
             let entries = merge(pages.map(|page| &page[..]))?;
-            rows.write_anew(change.first, change.number, entries);
+            rows.write_anew(change.first, Some(change.number), entries);
         }
         Ok(rows)
     }
