@@ -28,6 +28,8 @@ pub struct Start {
     log: PathBuf,
     listen: String,
     config: Option<PathBuf>,
+    /// Another host than the one that is tested.
+    program: Option<PathBuf>,
     wrapper: Vec<OsString>,
     /// Whether it is the host that can be killed at a point of its own.
     has_fail_points: bool,
@@ -44,6 +46,7 @@ impl Start {
             log: folder.join("host.log"),
             listen: "127.0.0.1:0".to_owned(),
             config: None,
+            program: None,
             wrapper: Vec::new(),
             has_fail_points: false,
             arguments: Vec::new(),
@@ -85,6 +88,13 @@ impl Start {
         self
     }
 
+    /// Another host than the one that is tested.
+    #[must_use]
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_path_buf());
+        self
+    }
+
     /// A program with arguments that runs the host in its place (and must `exec` it, so that signals
     /// reach it).
     #[must_use]
@@ -116,9 +126,10 @@ impl Start {
 
     fn command(&self) -> Result<Command> {
         let mut words = self.wrapper.clone();
-        let program = match self.has_fail_points {
-            true => foldhost_with_fail_points()?,
-            false => foldhost()?,
+        let program = match &self.program {
+            Some(path) => path.clone(),
+            None if self.has_fail_points => foldhost_with_fail_points()?,
+            None => foldhost()?,
         };
         words.push(program.into_os_string());
         let mut command = Command::new(&words[0]);

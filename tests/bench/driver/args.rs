@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, bail};
 
 /// Shown with every wrong argument.
-pub(crate) const USAGE: &str = "usage: tests/bench/run [--growth | --republish | --commands] [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
+pub(crate) const USAGE: &str = "usage: tests/bench/run [--growth | --republish | --commands | --against HOST] [--quick] [--rounds N] [--events N] [--only NAME[,NAME…]] \
                          [--json FILE] [--results FILE]";
 
 /// Events of one input, as the issue of speed asks.
@@ -25,7 +25,7 @@ pub(crate) enum Command {
 }
 
 /// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// All contestants, folding and answering.
     Fold,
@@ -35,6 +35,8 @@ pub(crate) enum Mode {
     Republish,
     /// foldhost alone, deciding commands.
     Commands,
+    /// foldhost and another host of its own, folding at the same time.
+    Against(PathBuf),
 }
 
 /// What is measured.
@@ -51,7 +53,7 @@ pub(crate) struct Args {
     pub(crate) only: Vec<String>,
     /// Where the medians go.
     pub(crate) json: Option<PathBuf>,
-    /// Where the report goes.
+    /// Where the report goes; empty = to the terminal only.
     pub(crate) results: PathBuf,
     /// What Maven built: `kafka-streams/` and `flink/`.
     pub(crate) jvm: PathBuf,
@@ -111,6 +113,7 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
             "--growth" => args.mode = Mode::Growth,
             "--republish" => args.mode = Mode::Republish,
             "--commands" => args.mode = Mode::Commands,
+            "--against" => args.mode = Mode::Against(value()?.into()),
             "--quick" => args.quick = true,
             "--rounds" => args.rounds = number(&value()?)?,
             "--events" => args.events = number(&value()?)?,
@@ -134,17 +137,19 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
         args.events = match args.mode {
             _ if args.quick => EVENTS_QUICK,
             Mode::Republish => EVENTS_REPUBLISH,
-            Mode::Fold | Mode::Growth | Mode::Commands => EVENTS,
+            Mode::Fold | Mode::Growth | Mode::Commands | Mode::Against(_) => EVENTS,
         };
     }
     if args.results.as_os_str().is_empty() {
         let file = match args.mode {
-            Mode::Fold => "RESULTS.md",
-            Mode::Growth => "GROWTH.md",
-            Mode::Republish => "REPUBLISH.md",
-            Mode::Commands => "COMMANDS.md",
+            Mode::Fold => Some("RESULTS.md"),
+            Mode::Growth => Some("GROWTH.md"),
+            Mode::Republish => Some("REPUBLISH.md"),
+            Mode::Commands => Some("COMMANDS.md"),
+            Mode::Against(_) => None,
         };
-        args.results = PathBuf::from("tests/bench").join(file);
+        let file = file.map(|file| PathBuf::from("tests/bench").join(file));
+        args.results = file.unwrap_or_default();
     }
     Ok(args)
 }

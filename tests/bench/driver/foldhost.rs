@@ -40,6 +40,19 @@ impl Foldhost {
     /// # Errors
     /// If it does not get ready.
     pub(crate) fn start(broker: &Broker, cluster: &str, folder: &Path) -> Result<Self> {
+        Self::start_program(broker, cluster, folder, None)
+    }
+
+    /// As [`Self::start`], with another host than the one that is measured.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(crate) fn start_program(
+        broker: &Broker,
+        cluster: &str,
+        folder: &Path,
+        program: Option<&Path>,
+    ) -> Result<Self> {
         fs::create_dir_all(folder)?;
         let config = folder.join("foldhost.toml");
         let text = format!(
@@ -49,9 +62,12 @@ impl Foldhost {
             folder.join("objects").display()
         );
         fs::write(&config, text)?;
-        let start = Start::serve(folder)
+        let mut start = Start::serve(folder)
             .config(&config)
             .listen(&format!("127.0.0.1:{}", free_port()?));
+        if let Some(program) = program {
+            start = start.program(program);
+        }
         let host = start.ready()?;
         let client = host.client()?;
         Ok(Self {

@@ -1,7 +1,7 @@
-//! The benchmark's driver, started by `tests/bench/run`: a real broker, the inputs, then every contestant in
-//! turn on the same topics, round after round; each checked, measured from outside, and put into a report. Or, with
-//! `--growth`, foldhost alone, as what it has to do grows; or, with `--republish`, what a published record costs; or, with
-//! `--commands`, how many commands it decides.
+//! The benchmark's driver, started by `tests/bench/run`: a real broker, the inputs, then every contestant in turn on the
+//! same topics, round after round; each checked, measured from outside, and put into a report. Or, with `--growth`,
+//! foldhost alone, as what it has to do grows; with `--republish`, what a published record costs; with `--commands`, how
+//! many commands it decides; with `--against`, two builds of the host at the same time.
 //!
 //! Invariant: nothing is reported of a contestant whose final state was not found to be right.
 
@@ -21,6 +21,7 @@ mod input;
 mod jvm;
 mod limit;
 mod measure;
+mod paired;
 mod queries;
 mod report;
 mod republish;
@@ -55,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<()> {
-    let (text, medians) = match args.mode {
+    let (text, medians) = match &args.mode {
         Mode::Growth => growth::run(args)?,
         Mode::Fold => {
             let measured = rounds::run(args)?;
@@ -66,6 +67,7 @@ fn bench(args: &Args) -> Result<()> {
             let text = commands::report(args, &measured);
             (text, report::medians(&measured))
         }
+        Mode::Against(other) => paired::run(args, other)?,
         Mode::Republish => {
             let measured = republish::run(args)?;
             let text = republish::report(args, &measured);
@@ -73,7 +75,9 @@ fn bench(args: &Args) -> Result<()> {
         }
     };
     println!("{text}");
-    std::fs::write(&args.results, &text)?;
+    if !args.results.as_os_str().is_empty() {
+        std::fs::write(&args.results, &text)?;
+    }
     if let Some(file) = &args.json {
         std::fs::write(file, medians.to_string())?;
     }
