@@ -22,6 +22,10 @@ use crate::measure;
 
 /// Name under which the plugin runs.
 pub(crate) const PLUGIN: &str = "count-and-last";
+/// A topic without records, and the plugin that reads it, so that a host has compiled the component before anything is
+/// measured.
+pub(crate) const EMPTY_TOPIC: &str = "bench-empty";
+const WARM_UP: &str = "warm-up";
 /// Between two questions how far it is: the error of every time here.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
@@ -96,6 +100,15 @@ impl Foldhost {
     /// A client of it.
     pub(crate) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Has it compile the component, on [`EMPTY_TOPIC`].
+    ///
+    /// # Errors
+    /// If it does not get that done.
+    pub(crate) fn warm_up(&self, args: &Args) -> Result<()> {
+        self.deploy_as(WARM_UP, args, EMPTY_TOPIC)?;
+        self.wait_caught_up(WARM_UP)
     }
 
     /// Deploys the fold on an input.

@@ -21,16 +21,12 @@ use foldhost_tests::kafka::Broker;
 use foldhost_tests::paths::Scratch;
 
 use crate::args::Args;
-use crate::foldhost::Foldhost;
+use crate::foldhost::{EMPTY_TOPIC, Foldhost};
 use crate::measure::median;
 
 /// Parts that are no curve.
 const IDLE: &str = "idle";
 const NEIGHBOURS: &str = "neighbours";
-/// A topic without records.
-const EMPTY_TOPIC: &str = "growth-empty";
-/// The plugin that makes a host compile the component before anything is measured.
-const WARM_UP: &str = "warm-up";
 
 /// Values of every figure, one for each round.
 #[derive(Debug, Default)]
@@ -77,8 +73,7 @@ impl Bed<'_> {
     ) -> Result<T> {
         let folder = self.scratch.join(cluster);
         let mut host = Foldhost::start(&self.broker, cluster, &folder)?;
-        host.deploy_as(WARM_UP, self.args, EMPTY_TOPIC)?;
-        host.wait_caught_up(WARM_UP)?;
+        host.warm_up(self.args)?;
         let done = work(&mut host).with_context(|| format!("with the host of {cluster}"))?;
         drop(host);
         fs::remove_dir_all(folder)?;

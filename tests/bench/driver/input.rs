@@ -3,6 +3,8 @@
 //!
 //! Invariant: the first `keys` events have every key once, the others are spread by chance.
 
+use anyhow::{Result, ensure};
+
 use crate::topic::PARTITIONS;
 
 /// Bytes of every value, where nothing else is asked for.
@@ -113,6 +115,18 @@ impl Input {
 }
 
 impl Check {
+    /// Compares what a contestant has with this.
+    ///
+    /// # Errors
+    /// If it is another state.
+    pub(crate) fn expect(self, found: Self) -> Result<()> {
+        ensure!(
+            found == self,
+            "its state is {found:?}, and must be {self:?}"
+        );
+        Ok(())
+    }
+
     /// Adds the state of a key.
     pub(crate) fn add(&mut self, key: &[u8], count: u64, last: &[u8]) {
         self.keys += 1;

@@ -11,23 +11,17 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-
 use serde_json::{Map, Value, json};
 
 use foldhost_tests::kafka::Broker;
-use foldhost_tests::memory;
 use foldhost_tests::paths::Scratch;
 
 use crate::args::Args;
-use crate::foldhost::Foldhost;
+use crate::foldhost::{EMPTY_TOPIC, Foldhost};
 use crate::input::{Check, Input};
 use crate::measure::{self, median};
-use crate::report::shown;
+use crate::report::{shown, spread};
 use crate::topic;
-
-/// The plugin that makes a host compile the component before anything is measured, and its topic.
-const WARM_UP: &str = "warm-up";
-const EMPTY_TOPIC: &str = "paired-empty";
 
 /// What a host has spent on an input.
 #[derive(Debug, Clone, Copy)]
@@ -102,8 +96,7 @@ fn start(
     program: Option<&Path>,
 ) -> Result<Foldhost> {
     let host = Foldhost::start_program(broker, cluster, folder, program)?;
-    host.deploy_as(WARM_UP, args, EMPTY_TOPIC)?;
-    host.wait_caught_up(WARM_UP)?;
+    host.warm_up(args)?;
     Ok(host)
 }
 
@@ -120,11 +113,7 @@ fn fold_both(
         Ok::<_, anyhow::Error>((this, other))
     })?;
     for host in [&this, &that] {
-        let found = host.check()?;
-        ensure!(
-            found == wanted,
-            "its state is {found:?}, and must be {wanted:?}"
-        );
+        wanted.expect(host.check()?)?;
     }
     Ok(pair)
 }
@@ -133,11 +122,11 @@ fn fold_both(
 fn fold(args: &Args, host: &mut Foldhost, input: &Input) -> Result<Spent> {
     let process = host.process();
     let before = measure::cpu(process)?;
-    host.fold(args, input)?;
+    let pass = host.fold(args, input)?;
     let cpu = measure::cpu(process)?.saturating_sub(before);
     Ok(Spent {
         cpu_s: cpu.as_secs_f64() * 1e6 / input.events as f64,
-        peak_bytes: memory::resident(process)?.peak_bytes as f64,
+        peak_bytes: pass.peak_rss_bytes,
     })
 }
 
@@ -146,16 +135,13 @@ fn row(text: &mut String, name: &str, pairs: &Pairs) {
         let values: Vec<f64> = pairs.iter().map(figure).collect();
         shown(median(&values).unwrap_or(f64::NAN))
     };
-    let mut ratios: Vec<f64> = pairs.iter().map(ratio).collect();
-    ratios.sort_by(f64::total_cmp);
-    let middle_ratio = median(&ratios).unwrap_or(f64::NAN);
-    let ends = ratios.first().zip(ratios.last());
-    let (lowest, highest) = ends.unwrap_or((&f64::NAN, &f64::NAN));
+    let ratios: Vec<f64> = pairs.iter().map(ratio).collect();
     let _ = writeln!(
         text,
-        "| {name} | {} | {} | {middle_ratio:.3} ({lowest:.3} – {highest:.3}) | {} | {} |",
+        "| {name} | {} | {} | {} | {} | {} |",
         middle(&|it| it.0.cpu_s),
         middle(&|it| it.1.cpu_s),
+        spread(&ratios),
         middle(&|it| it.0.peak_bytes),
         middle(&|it| it.1.peak_bytes),
     );

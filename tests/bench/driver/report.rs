@@ -8,6 +8,7 @@ use std::process::Command;
 use serde_json::{Map, Value, json};
 
 use crate::args::Args;
+use crate::measure::median;
 use crate::rounds::{Measured, figure};
 
 /// A ratio of two medians, and the goal for it.
@@ -225,16 +226,9 @@ pub(crate) fn figures(text: &mut String, measured: &Measured) {
     for (figure, by_contestant) in &measured.figures {
         let _ = write!(text, "| `{figure}` |");
         for name in &contestants {
-            let cell = by_contestant.get(name).map_or_else(String::new, |values| {
-                let low = values.iter().copied().fold(f64::INFINITY, f64::min);
-                let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let median = measured.median(figure, name).unwrap_or(f64::NAN);
-                if values.len() == 1 {
-                    shown(median)
-                } else {
-                    format!("{} ({} – {})", shown(median), shown(low), shown(high))
-                }
-            });
+            let cell = by_contestant
+                .get(name)
+                .map_or_else(String::new, |values| spread(values));
             let _ = write!(text, " {cell} |");
         }
         text.push('\n');
@@ -260,6 +254,18 @@ pub(crate) fn settings(text: &mut String, measured: &Measured) {
                 let _ = writeln!(text, "  - `{key}` = `{value}`");
             }
         }
+    }
+}
+
+/// The middle one, with the lowest and the highest where there are several.
+pub(crate) fn spread(values: &[f64]) -> String {
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let middle = shown(median(values).unwrap_or(f64::NAN));
+    if values.len() == 1 {
+        middle
+    } else {
+        format!("{middle} ({} – {})", shown(low), shown(high))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use foldhost_tests::kafka::Broker;
@@ -189,12 +189,7 @@ impl Turn<'_> {
     }
 
     fn expect(&self, found: Check) -> Result<()> {
-        let wanted = self.check;
-        ensure!(
-            found == wanted,
-            "its state is {found:?}, and must be {wanted:?}"
-        );
-        Ok(())
+        self.check.expect(found)
     }
 }
 

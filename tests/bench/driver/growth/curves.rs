@@ -1,7 +1,7 @@
 //! The curves: one thing grows from point to point, the rest stays. What the process of the host spends on an
 //! event, and how many it folds in a second.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use foldhost_tests::memory;
 use foldhost_tests::wait::Stopwatch;
@@ -191,11 +191,7 @@ pub(super) fn measure(
         bed.with_host(&cluster, |host| {
             let measured = fold(bed.args, host, curve, point)?;
             for name in names(point) {
-                let found = host.check_of(&name)?;
-                ensure!(
-                    found == wanted,
-                    "the state of {name} is {found:?}, and must be {wanted:?}"
-                );
+                wanted.expect(host.check_of(&name)?).context(name)?;
             }
             for (figure, value) in measured {
                 figures.add(curve.figure(point, figure), value);
