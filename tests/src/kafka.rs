@@ -506,7 +506,9 @@ fn java(options: &[&str], log: &str) -> Result<Command> {
 
 /// The folder of jars for the version that `tests/kafka/pom.xml` names.
 fn jars() -> Result<PathBuf> {
-    let pom = std::fs::read_to_string(repository().join("tests/kafka/pom.xml"))?;
+    let path = repository().join("tests/kafka/pom.xml");
+    let pom = std::fs::read_to_string(&path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     let version = pom
         .split_once("<kafka.version>")
         .and_then(|(_, rest)| rest.split_once("</kafka.version>"))
