@@ -159,7 +159,8 @@ impl HeadersColumn {
     /// If there are fewer, or its name is not UTF-8.
     #[must_use]
     pub fn get(&self, index: usize) -> (&str, Option<&[u8]>) {
-        let name = std::str::from_utf8(self.names.get(index)).expect("names are pushed as str");
+        let name = std::str::from_utf8(self.names.get(index))
+            .expect("names are pushed as str, and those of a component checked");
         (name, self.values.get(index))
     }
 

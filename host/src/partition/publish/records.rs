@@ -79,17 +79,10 @@ impl Stamp {
                 continue;
             }
             let own: Vec<_> = match headers {
-                Some(headers) => of_record
-                    .map(|at| {
-                        (
-                            String::from_utf8_lossy(headers.names.get(at)),
-                            headers.values.get(at),
-                        )
-                    })
-                    .collect(),
+                Some(headers) => of_record.map(|at| headers.get(at)).collect(),
                 None => Vec::new(),
             };
-            let is_own = |name: &str| own.iter().any(|(own, _)| own == name);
+            let is_own = |name: &str| own.iter().any(|(own, _)| *own == name);
             let travelling = cause.travelling.iter();
             let stamped = travelling
                 .map(|(name, value)| (&**name, value.as_deref()))
@@ -99,7 +92,6 @@ impl Stamp {
                     (GENERATION, Some(&self.generation[..])),
                     (CAUSE, Some(cause.position.as_bytes())),
                 ]);
-            let own = own.iter().map(|(name, value)| (&**name, *value));
             into.push(
                 topic,
                 match timestamps_ms {
@@ -108,7 +100,7 @@ impl Stamp {
                 },
                 Some(keys.get(index)),
                 values.get(index),
-                own.chain(stamped),
+                own.iter().copied().chain(stamped),
             );
         }
     }
