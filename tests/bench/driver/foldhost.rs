@@ -92,9 +92,9 @@ impl Foldhost {
         self.host.address()
     }
 
-    /// Path of the question about a key.
+    /// Path of the question about a key: what Kafka Streams is asked as well, the count alone.
     pub(crate) fn path_of(key: &str) -> String {
-        format!("/v1/views/{PLUGIN}/keys/{key}")
+        format!("/v1/views/{PLUGIN}/keys/{key}/count")
     }
 
     /// A client of it.
