@@ -101,6 +101,15 @@ impl Measured {
             .extend(settings.map(|settings| (contestant, settings)));
     }
 
+    /// A figure of `one` in that of `other`, round by round; empty where one of them has none.
+    pub(crate) fn ratios(&self, figure: &str, one: &str, other: &str) -> Vec<f64> {
+        let values = |name| Some(self.figures.get(figure)?.get(name)?.iter());
+        let (Some(one), Some(other)) = (values(one), values(other)) else {
+            return Vec::new();
+        };
+        one.zip(other).map(|(one, other)| one / other).collect()
+    }
+
     /// The middle value of a figure.
     pub(crate) fn median(&self, figure: &str, contestant: &str) -> Option<f64> {
         median(self.figures.get(figure)?.get(contestant)?)

@@ -36,8 +36,15 @@ pub(crate) fn whole(topic: &str) -> Result<TopicPartitionList> {
 /// Creates the topic of an input and writes all of it.
 ///
 /// # Errors
-/// If the broker does not take it.
+/// If the broker does not take it, or not every key comes.
 pub(crate) fn fill(broker: &Broker, input: &Input) -> Result<()> {
+    ensure!(
+        input.events >= input.keys,
+        "{} events are too few for the {} keys of {}: ask for more with --events",
+        input.events,
+        input.keys,
+        input.topic
+    );
     broker.create_topic(&input.topic, input.partitions)?;
     let writer = Writer::new(broker)?;
     for n in 0..input.events {
