@@ -146,7 +146,7 @@ pub(crate) fn table(args: &Args, measured: &Measured) -> String {
         text,
         "Written by `tests/bench/run`: {} round(s), {} events of 100 bytes an input, 4 partitions, broker and \
          contestants on one machine ({}). Medians; absolute figures on a shared machine mean little, so the \
-         ratios come first: of each round, the middle one (lowest – highest).\n",
+         ratios come first.\n",
         args.rounds,
         args.events,
         machine()
@@ -165,7 +165,10 @@ fn verdict(reached: bool) -> &'static str {
 
 /// foldhost against others, where both were measured.
 pub(crate) fn ratios(text: &mut String, ratios: &[Ratio], measured: &Measured) {
-    text.push_str("## foldhost against the goals\n\n| | against | goal | ratio | reached |\n|---|---|---|---|---|\n");
+    text.push_str(
+        "## foldhost against the goals\n\nThe ratios of the rounds: the middle one (lowest – highest).\n\n\
+         | | against | goal | ratio | reached |\n|---|---|---|---|---|\n",
+    );
     for ratio in ratios {
         let by_round = measured.ratios(ratio.figure, "foldhost", ratio.against);
         let Some(value) = median(&by_round) else {

@@ -103,16 +103,22 @@ impl Measured {
 
     /// A figure of `one` in that of `other`, round by round; empty where one of them has none.
     pub(crate) fn ratios(&self, figure: &str, one: &str, other: &str) -> Vec<f64> {
-        let values = |name| Some(self.figures.get(figure)?.get(name)?.iter());
-        let (Some(one), Some(other)) = (values(one), values(other)) else {
-            return Vec::new();
-        };
-        one.zip(other).map(|(one, other)| one / other).collect()
+        let pairs = self.values(figure, one).iter();
+        let pairs = pairs.zip(self.values(figure, other));
+        pairs.map(|(one, other)| one / other).collect()
     }
 
     /// The middle value of a figure.
     pub(crate) fn median(&self, figure: &str, contestant: &str) -> Option<f64> {
-        median(self.figures.get(figure)?.get(contestant)?)
+        median(self.values(figure, contestant))
+    }
+
+    /// A figure's values, in the order of the rounds.
+    fn values(&self, figure: &str, contestant: &str) -> &[f64] {
+        let by_contestant = self.figures.get(figure);
+        by_contestant
+            .and_then(|by| by.get(contestant))
+            .map_or(&[], Vec::as_slice)
     }
 }
 
@@ -196,10 +202,6 @@ impl Turn<'_> {
     fn state(&self) -> PathBuf {
         self.folder.join("state")
     }
-
-    fn expect(&self, found: Check) -> Result<()> {
-        self.check.expect(found)
-    }
 }
 
 impl Bench<'_> {
@@ -235,7 +237,7 @@ impl Bench<'_> {
         let pass = child.wait_done(turn.input.events)?;
         measured.add_pass(turn.name, turn.input, pass);
         child.tell("check")?;
-        turn.expect(child.check()?)?;
+        turn.check.expect(child.check()?)?;
         measured.add_settings(turn.name, &mut child);
         if !is_restarted(turn.input) {
             return child.stop();
@@ -245,7 +247,7 @@ impl Bench<'_> {
         let mut child = start()?;
         measured.add(figure::RESTART, turn.name, child.seconds_to("live")?);
         child.tell("check")?;
-        turn.expect(child.check()?)?;
+        turn.check.expect(child.check()?)?;
         child.stop()?;
         fs::remove_dir_all(turn.state())?;
         let mut child = start()?;
@@ -281,24 +283,24 @@ impl Bench<'_> {
             .context("a checkpoint without a path")?;
         let verify = jvm.verify(self.args, path, backend, &state)?;
         child.stop()?;
-        turn.expect(turn.start(verify)?.check()?)
+        turn.check.expect(turn.start(verify)?.check()?)
     }
 
     fn foldhost(&self, turn: &Turn<'_>, measured: &mut Measured) -> Result<()> {
         let mut host = Foldhost::start(&self.broker, &turn.group, &turn.folder)?;
         let pass = host.fold(self.args, turn.input)?;
         measured.add_pass(turn.name, turn.input, pass);
-        turn.expect(host.check()?)?;
+        turn.check.expect(host.check()?)?;
         if !is_restarted(turn.input) {
             return Ok(());
         }
         std::thread::sleep(COMMITTED_AFTER);
         let (host, seconds) = host.restart_killed(turn.input)?;
         measured.add(figure::RESTART, turn.name, seconds);
-        turn.expect(host.check()?)?;
+        turn.check.expect(host.check()?)?;
         let (host, seconds) = host.restart_empty(turn.input)?;
         measured.add(figure::EMPTY, turn.name, seconds);
-        turn.expect(host.check()?)
+        turn.check.expect(host.check()?)
     }
 
     /// Queries of those who answer any: idle over what is folded, then while events come at half of the
