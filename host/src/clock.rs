@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use uuid::Uuid;
+
 /// Source of wall-clock time, monotonic time and random numbers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Clock(Arc<Source>);
@@ -95,13 +97,14 @@ impl Clock {
             Source::System { ids, next_id, .. } => (*ids, scrambled(next_id)),
             Source::Manual { seed, .. } => (scrambled(seed), scrambled(seed)),
         };
-        format!("{first:016x}{second:016x}")
+        let id = Uuid::from_u64_pair(first, second).simple();
+        id.encode_lower(&mut Uuid::encode_buffer()).to_owned()
     }
 }
 
 #[allow(clippy::disallowed_methods, reason = "this is the door")]
 fn random() -> u64 {
-    let (first, second) = uuid::Uuid::new_v4().as_u64_pair();
+    let (first, second) = Uuid::new_v4().as_u64_pair();
     // Each half has some bits that say what kind of id it is.
     first ^ second.rotate_left(32)
 }

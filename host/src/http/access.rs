@@ -19,7 +19,7 @@ use crate::manager::Plugin;
 use crate::partition::{Blocked, CodeInUse, Lookup, PartitionHandle, PartitionStatus, Phase};
 use crate::plugin::Kind;
 use crate::state::KeyState;
-use crate::types::{Offset, Partition, PluginName, RecordPosition, TopicName};
+use crate::types::{GenerationId, Offset, Partition, PluginName, RecordPosition, TopicName};
 
 /// The topic whose records a partition folds, and by which its position is told.
 pub(super) fn topic(handle: &PartitionHandle) -> &TopicName {
@@ -243,26 +243,70 @@ fn replaying(plugin: &Plugin, partition: Partition, status: &PartitionStatus) ->
 /// How many events have made a key's state, of a command handler.
 pub(super) const VERSION: HeaderName = HeaderName::from_static("foldhost-version");
 
-/// Version of a key's state as this code answers from it: `<generation>.<partition>.<offset>-<digest8>`, of a
+/// Version of a key's state as some code answers from it: `<generation>.<partition>.<offset>-<digest8>`, of a
 /// command handler `<version>-<digest8>`.
-pub(super) fn version(handle: &PartitionHandle, code: &CodeInUse, state: &KeyState) -> String {
-    let store = &handle.spec().store;
-    match code.code.inspection().kind {
-        Kind::CommandHandler => version_tag(code, state.version()),
-        Kind::View | Kind::Republisher => {
-            let (generation, partition) = (store.generation, store.partition);
-            version_tag(
-                code,
-                format_args!("{generation}.{partition}.{}", state.changed_at),
-            )
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Version {
+    of: Of,
+    /// First bytes of the digest of the code.
+    code: u32,
+}
+
+/// What a version names.
+#[derive(Debug, Clone, Copy)]
+enum Of {
+    /// How many events have made the state.
+    Events(u64),
+    /// The event that changed it last.
+    Change(GenerationId, Partition, Offset),
+}
+
+impl Version {
+    /// The version of a state.
+    pub(super) fn of(handle: &PartitionHandle, code: &CodeInUse, state: &KeyState) -> Self {
+        let store = &handle.spec().store;
+        match code.code.inspection().kind {
+            Kind::CommandHandler => Self::of_events(code, state.version()),
+            Kind::View | Kind::Republisher => Self {
+                of: Of::Change(store.generation, store.partition, state.changed_at),
+                code: digest8(code),
+            },
         }
+    }
+
+    /// The version of a command handler's state that so many events have made.
+    pub(super) fn of_events(code: &CodeInUse, events: u64) -> Self {
+        Self {
+            of: Of::Events(events),
+            code: digest8(code),
+        }
+    }
+
+    /// The tag of an answer from this state, in its quotes.
+    pub(super) fn etag(&self) -> String {
+        /// Room for generations and partitions of three digits; longer ones grow it.
+        const USUAL_BYTES: usize = 40;
+        let mut tag = String::with_capacity(USUAL_BYTES);
+        let _ = write!(tag, "\"{self}\"");
+        tag
     }
 }
 
-/// A version, with the code that answers.
-pub(super) fn version_tag(code: &CodeInUse, version: impl fmt::Display) -> String {
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.of {
+            Of::Events(events) => write!(f, "{events}")?,
+            Of::Change(generation, partition, offset) => {
+                write!(f, "{generation}.{partition}.{offset}")?;
+            }
+        }
+        write!(f, "-{:08x}", self.code)
+    }
+}
+
+fn digest8(code: &CodeInUse) -> u32 {
     let [a, b, c, d, ..] = *code.code.inspection().digest.as_bytes();
-    format!("{version}-{:08x}", u32::from_be_bytes([a, b, c, d]))
+    u32::from_be_bytes([a, b, c, d])
 }
 
 /// A phase, in a sentence.
@@ -296,7 +340,9 @@ pub(super) fn stamp(
     progress: &[Progress],
     conditions: &Conditions,
 ) {
-    let mut positions = String::new();
+    /// Room for a position with a name of a usual length; longer ones grow it.
+    const USUAL_POSITION_BYTES: usize = 48;
+    let mut positions = String::with_capacity(progress.len() * USUAL_POSITION_BYTES);
     for at in progress.iter().filter(|at| at.next > at.start) {
         let comma = if positions.is_empty() { "" } else { ", " };
         let _ = write!(

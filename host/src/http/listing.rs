@@ -10,7 +10,7 @@ use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::access;
+use super::access::Version;
 use super::cursor::Cursor;
 use super::encoding;
 use crate::error::{Code, Problem};
@@ -245,7 +245,7 @@ impl KeyItem {
             Asking::Nothing | Asking::State => None,
         };
         if context.is_none() {
-            item.version = Some(access::version(handle, &code, &state));
+            item.version = Some(Version::of(handle, &code, &state).to_string());
         }
         match asking {
             Asking::Nothing => {}

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::access::{self, Progress};
+use super::access::{self, Progress, Version};
 use super::auth::Principal;
 use super::conditions::{self, Conditions};
 use super::context::App;
@@ -307,10 +307,7 @@ impl Asked<'_> {
             || self.operation.is_some_and(|query| query.uses_context);
         let is_offered = self.operation.is_some() || !self.inspection.capabilities.query;
         let state = state.filter(|_| !depends_on_more && is_offered)?;
-        Some(format!(
-            "\"{}\"",
-            access::version(self.handle, self.code, state)
-        ))
+        Some(Version::of(self.handle, self.code, state).etag())
     }
 
     async fn answer(
@@ -339,7 +336,7 @@ impl Asked<'_> {
             .map_err(|error| problem::of_query(error, query, &self.query_names()))?;
         let content_type = HeaderValue::try_from(payload.content_type)
             .unwrap_or(HeaderValue::from_static("application/octet-stream"));
-        Ok(([(header::CONTENT_TYPE, content_type)], payload.body).into_response())
+        Ok(answered(content_type, payload.body.into()))
     }
 
     /// What a plugin without queries answers: its state's bytes.
@@ -357,7 +354,7 @@ impl Asked<'_> {
             ));
         };
         const TYPE: HeaderValue = HeaderValue::from_static("application/octet-stream");
-        Ok(([(header::CONTENT_TYPE, TYPE)], state.state).into_response())
+        Ok(answered(TYPE, state.state))
     }
 
     fn query_names(&self) -> Vec<&str> {
@@ -383,6 +380,16 @@ impl Asked<'_> {
             headers: passed_on(&self.parts.headers),
         }
     }
+}
+
+/// An answer, with room for the headers that it gets on its way out: their table does not grow under them.
+fn answered(content_type: HeaderValue, body: Bytes) -> Response {
+    const HEADERS: usize = 12;
+    let mut response = Response::new(Body::from(body));
+    let headers = response.headers_mut();
+    headers.reserve(HEADERS);
+    headers.insert(header::CONTENT_TYPE, content_type);
+    response
 }
 
 /// The headers that a plugin gets to see.

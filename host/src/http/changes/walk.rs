@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::token::{Place, Token};
 use crate::error::{Code, Problem};
-use crate::http::access;
+use crate::http::access::{self, Version};
 use crate::http::auth::Principal;
 use crate::http::context::App;
 use crate::http::keys;
@@ -530,7 +530,7 @@ async fn item(
         let code = handle.code();
         let item = KeyItem::bare(handle, &key, state.changed_at_ms);
         match code.code.inspection().kind {
-            Kind::CommandHandler => item.versioned(access::version(handle, &code, &state)),
+            Kind::CommandHandler => item.versioned(Version::of(handle, &code, &state).to_string()),
             Kind::View | Kind::Republisher => item,
         }
     } else {

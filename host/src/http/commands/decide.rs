@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::error::{Code, Problem};
-use crate::http::access;
+use crate::http::access::{self, Version};
 use crate::http::conditions::POSITION;
 use crate::http::context::App;
 use crate::limits;
@@ -243,8 +243,8 @@ impl Told {
     fn stamp(&self, headers: &mut HeaderMap) {
         if let Some(version) = self.version() {
             headers.insert(access::VERSION, HeaderValue::from(version));
-            let tag = access::version_tag(&self.code, version);
-            headers.insert(header::ETAG, access::ascii(format!("\"{tag}\"")));
+            let tag = Version::of_events(&self.code, version).etag();
+            headers.insert(header::ETAG, access::ascii(tag));
         }
         if let Some(position) = self.position() {
             headers.insert(POSITION, access::ascii(position));
