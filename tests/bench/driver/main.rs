@@ -30,7 +30,7 @@ mod topic;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use args::{Args, Command, Mode};
 
@@ -56,10 +56,12 @@ fn main() -> ExitCode {
 }
 
 fn bench(args: &Args) -> Result<()> {
+    let mut missing = Vec::new();
     let (text, medians) = match &args.mode {
         Mode::Growth => growth::run(args)?,
         Mode::Fold => {
             let measured = rounds::run(args)?;
+            missing.clone_from(&measured.missing);
             (report::table(args, &measured), report::medians(&measured))
         }
         Mode::Commands => {
@@ -81,6 +83,11 @@ fn bench(args: &Args) -> Result<()> {
     if let Some(file) = &args.json {
         std::fs::write(file, medians.to_string())?;
     }
+    ensure!(
+        missing.is_empty(),
+        "not everything was measured: {}",
+        missing.join("; ")
+    );
     eprintln!("bench: everything was measured and found correct");
     Ok(())
 }

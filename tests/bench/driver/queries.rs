@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use foldhost_tests::wait::wait_until_ok;
+
 use crate::input::{Input, key_text, scramble};
 use crate::measure::{self, quantile};
 
@@ -32,6 +34,23 @@ pub(crate) struct Target {
     pub(crate) path_of: fn(&str) -> String,
     /// Number of its process.
     pub(crate) process: u32,
+}
+
+/// Waits until all of these keys have a state.
+///
+/// # Errors
+/// If one has none within `deadline`.
+pub(crate) fn wait_for_keys(
+    target: &Target,
+    keys: impl IntoIterator<Item = u64>,
+    deadline: Duration,
+) -> Result<()> {
+    let mut connection = Connection::open(&target.address)?;
+    for key in keys {
+        let path = (target.path_of)(&key_text(key));
+        wait_until_ok(deadline, &path, || connection.get(target, &path))?;
+    }
+    Ok(())
 }
 
 /// Asks about keys by chance, one after the other, for as long as said.
@@ -108,9 +127,12 @@ impl Connection {
 
     fn ask(&mut self, target: &Target, input: &Input, n: u64) -> Result<()> {
         let key = key_text(scramble(n) % input.keys);
-        let path = (target.path_of)(&key);
+        self.get(target, &(target.path_of)(&key))
+    }
+
+    fn get(&mut self, target: &Target, path: &str) -> Result<()> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\n\r\n", target.address);
-        self.exchange(request.as_bytes(), &path)
+        self.exchange(request.as_bytes(), path)
     }
 
     /// Sends a request and reads its answer.

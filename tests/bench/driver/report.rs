@@ -153,6 +153,7 @@ pub(crate) fn table(args: &Args, measured: &Measured) -> String {
     );
     ratios(&mut text, &RATIOS, measured);
     goals(&mut text, measured);
+    missing(&mut text, measured);
     figures(&mut text, measured);
     text.push_str("## Settings\n\nfoldhost: its defaults, with an object store in a folder. The others as they say:\n\n");
     settings(&mut text, measured);
@@ -207,6 +208,18 @@ fn goals(text: &mut String, measured: &Measured) {
             shown(value),
             verdict(reached)
         );
+    }
+    text.push('\n');
+}
+
+/// What could not be measured.
+fn missing(text: &mut String, measured: &Measured) {
+    if measured.missing.is_empty() {
+        return;
+    }
+    text.push_str("## Not measured\n\n");
+    for missing in &measured.missing {
+        let _ = writeln!(text, "- {}", missing.replace(['\r', '\n'], " "));
     }
     text.push('\n');
 }
