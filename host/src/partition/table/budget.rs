@@ -120,16 +120,21 @@ impl StateBudget {
             return;
         }
         let mut ring = self.0.ring.lock();
-        let visits_max = (2 * ring.tables.len()).max(VISITS_MIN);
-        for _ in 0..visits_max {
+        let mut visits = (2 * ring.tables.len()).max(VISITS_MIN);
+        let mut passed = 0;
+        while visits > 0 && passed < ring.tables.len() {
             let excess = self.excess_bytes();
-            if excess == 0 || ring.tables.is_empty() {
+            if excess == 0 {
                 return;
             }
             ring.hand = (ring.hand + 1) % ring.tables.len();
             let hand = ring.hand;
             match ring.tables[hand].upgrade() {
-                Some(table) => table.give(excess),
+                Some(table) if table.give(excess) => {
+                    visits -= 1;
+                    passed = 0;
+                }
+                Some(_) => passed += 1,
                 None => drop(ring.tables.swap_remove(hand)),
             }
         }
@@ -155,12 +160,14 @@ impl SharedTable {
         InUse(Arc::clone(self))
     }
 
-    fn give(&self, wanted_bytes: usize) {
-        // Somebody who holds it for longer is folding: there is another table, or another time.
-        if let Some(mut states) = self.states.try_write()
-            && !self.in_use.load(Ordering::SeqCst)
-        {
-            states.evict(wanted_bytes, VISIT_SLOTS_MAX);
+    /// Looks for what can go, unless somebody uses the table: then there is another one, or another time.
+    fn give(&self, wanted_bytes: usize) -> bool {
+        match self.states.try_write() {
+            Some(mut states) if !self.in_use.load(Ordering::SeqCst) => {
+                states.evict(wanted_bytes, VISIT_SLOTS_MAX);
+                true
+            }
+            _ => false,
         }
     }
 }

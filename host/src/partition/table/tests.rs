@@ -147,6 +147,21 @@ fn what_a_batch_uses_stays_until_it_is_folded() {
 }
 
 #[test]
+fn one_that_is_free_gives_for_those_that_are_in_use() {
+    let budget = StateBudget::new(2_000 * cost("0000"));
+    let folding: Vec<_> = (0..8).map(|_| budget.open_table()).collect();
+    let _in_use: Vec<_> = folding.iter().map(SharedTable::use_for_batch).collect();
+    let table = budget.open_table();
+    let in_use = table.use_for_batch();
+    for number in 0..10_000 {
+        let states = [(&key(&format!("{number:04}")), state("1"))];
+        table.write().load_all(states);
+    }
+    drop(in_use);
+    assert!(budget.used_bytes() <= 2_000 * cost("0000"));
+}
+
+#[test]
 fn an_idle_partition_gives_before_a_busy_one() {
     let budget = StateBudget::new(4 * cost("a"));
     let idle = table_with(&budget, &["a", "b"]);
