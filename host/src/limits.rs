@@ -169,7 +169,10 @@ pub const STATE_CACHE_BYTES_MIN: usize = 1024 * 1024;
 /// Fewest bytes of blocks, indexes and filters that all stores of a host share in memory.
 pub const STATE_BLOCK_CACHE_BYTES_MIN: usize = 32 * 1024 * 1024;
 /// Most bytes of blocks, indexes and filters that all stores of a host share in memory.
-pub const STATE_BLOCK_CACHE_BYTES_MAX: usize = 256 * 1024 * 1024;
+pub const STATE_BLOCK_CACHE_BYTES_MAX: usize = 2 * 1024 * 1024 * 1024;
+/// One part in this many of them is for blocks: a state that is asked for again is in memory itself. The rest is for what
+/// finds these, one to two bytes for a hundred of states on disk.
+pub const STATE_BLOCKS_CACHE_SHARE: u64 = 4;
 /// Fewest bytes for commits that are being written, all stores of a host together.
 pub const STATE_COMMITS_BYTES_MIN: usize = 16 * 1024 * 1024;
 /// Files that reads may have looked into for each byte of unmerged commits before merging these pays:

@@ -1,5 +1,5 @@
 //! An object store that fails on command, for tests: a process that dies at any write, a disk that
-//! is full for a while, a commit whose answer is lost.
+//! is full for a while, a commit whose answer is lost. It counts what is read.
 
 use std::fmt;
 use std::io;
@@ -31,6 +31,7 @@ pub(crate) struct Faults(Arc<Mutex<Plan>>);
 #[derive(Debug, Default)]
 struct Plan {
     writes: u64,
+    read_bytes: u64,
     crash: Option<Crash>,
     crashed: bool,
     full: bool,
@@ -76,6 +77,11 @@ impl Faults {
         let mut plan = self.0.lock();
         plan.crashed = false;
         plan.crash = None;
+    }
+
+    /// Bytes that have been read from objects.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.0.lock().read_bytes
     }
 
     /// Writes fail as on a full disk, or succeed again.
@@ -200,7 +206,9 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.faults.alive()?;
-        self.inner.get_opts(location, options).await
+        let got = self.inner.get_opts(location, options).await?;
+        self.faults.0.lock().read_bytes += got.range.end - got.range.start;
+        Ok(got)
     }
 
     fn delete_stream(

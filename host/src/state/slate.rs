@@ -28,8 +28,8 @@ use async_trait::async_trait;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use slatedb::db_cache::DbCache;
 use slatedb::db_cache::moka::{MokaCache, MokaCacheOptions};
+use slatedb::db_cache::{DbCache, SplitCache};
 use slatedb::{BlockCachePolicy, CacheTarget, CloseReason, ErrorKind, Settings};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -118,16 +118,13 @@ impl SlateStore {
     /// A store in `objects` whose work, background tasks included, runs on `runtime`.
     #[must_use]
     pub fn new(objects: Arc<dyn ObjectStore>, settings: SlateSettings, runtime: Handle) -> Self {
-        let options = MokaCacheOptions {
-            max_capacity: settings.block_cache_bytes,
-            ..MokaCacheOptions::default()
-        };
+        let cache = cache(settings.block_cache_bytes);
         let commits = settings.commits_bytes / COMMIT_UNIT_BYTES;
         Self {
             objects,
             commits: Arc::new(Semaphore::new(commits.max(1))),
             settings: Arc::new(settings),
-            cache: Arc::new(MokaCache::new_with_opts(options)),
+            cache: Arc::new(cache),
             merges: Arc::new(Semaphore::new(limits::STATE_MERGES_CONCURRENT_MAX)),
             runtime,
         }
@@ -263,6 +260,22 @@ impl StateStore for SlateStore {
         )
         .await
     }
+}
+
+/// Blocks have a part of their own. An index is as large as hundreds of them, and moka takes in what is used more often
+/// than all that has to go for it: among blocks, no index of a new file would ever get in again, and each read of a
+/// state would fetch one.
+fn cache(bytes: u64) -> SplitCache {
+    let blocks_bytes = bytes / limits::STATE_BLOCKS_CACHE_SHARE;
+    let part = |max_capacity| -> Option<Arc<dyn DbCache>> {
+        Some(Arc::new(MokaCache::new_with_opts(MokaCacheOptions {
+            max_capacity,
+            ..MokaCacheOptions::default()
+        })))
+    };
+    SplitCache::new()
+        .with_block_cache(part(blocks_bytes))
+        .with_meta_cache(part(bytes - blocks_bytes))
 }
 
 fn database_settings() -> Settings {

@@ -14,6 +14,7 @@ use crate::state::{
 use crate::types::{DeploymentId, Digest, Epoch, Offset, Partition};
 use bytes::Bytes;
 
+mod cache;
 mod feed;
 mod pages;
 
