@@ -66,6 +66,19 @@ fn state(text: &str, at: u64) -> KeyState {
     }
 }
 
+fn commit_of(
+    next: u64,
+    changes: impl IntoIterator<Item = (Bytes, Option<KeyState>)>,
+) -> Arc<Commit> {
+    Arc::new(Commit {
+        changes: changes.into_iter().collect(),
+        parked: Vec::new(),
+        feed: None,
+        history: Vec::new(),
+        checkpoint: checkpoint(next),
+    })
+}
+
 fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Arc<Commit> {
     let changes = changes.iter().map(|(key, value)| {
         (
@@ -73,13 +86,7 @@ fn commit(next: u64, changes: &[(&str, Option<&str>)]) -> Arc<Commit> {
             value.map(|value| state(value, next)),
         )
     });
-    Arc::new(Commit {
-        changes: changes.collect(),
-        parked: Vec::new(),
-        feed: None,
-        history: Vec::new(),
-        checkpoint: checkpoint(next),
-    })
+    commit_of(next, changes)
 }
 
 async fn keys(store: &dyn PartitionStore, prefix: &str, after: Option<&str>) -> Vec<String> {

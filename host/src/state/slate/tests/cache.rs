@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Keys of a commit: a hundred times as many as there are in a page.
+/// Keys of a commit: some thousand pages of them.
 const KEYS: usize = 60_000;
 
 /// A long one: the index of a file has one of each of its blocks.
@@ -13,13 +13,7 @@ fn key(prefix: &str, number: usize) -> String {
 fn states(prefix: &str, next: u64) -> Arc<Commit> {
     let state = state(&"x".repeat(200), next);
     let changes = (0..KEYS).map(|number| (Bytes::from(key(prefix, number)), Some(state.clone())));
-    Arc::new(Commit {
-        changes: changes.collect(),
-        parked: Vec::new(),
-        feed: None,
-        history: Vec::new(),
-        checkpoint: checkpoint(next),
-    })
+    commit_of(next, changes)
 }
 
 /// Reads every so-manyth key; how many they were.

@@ -23,16 +23,6 @@ fn often_merged() -> SlateSettings {
     }
 }
 
-fn commit_of(next: u64, changes: BTreeMap<Bytes, Option<KeyState>>) -> Arc<Commit> {
-    Arc::new(Commit {
-        changes: changes.into_iter().collect(),
-        parked: Vec::new(),
-        feed: None,
-        history: Vec::new(),
-        checkpoint: checkpoint(next),
-    })
-}
-
 fn sized(bytes: usize, at: u64) -> KeyState {
     KeyState {
         state: Bytes::from(vec![at.to_le_bytes()[0]; bytes]),
@@ -189,7 +179,7 @@ async fn keys_that_come_and_go_leave_nothing() {
     for round in 1..=rounds {
         let come = (0..keys).map(|n| (key(round, n), Some(sized(state_bytes, round))));
         let go = (0..keys).map(|n| (key(round - 1, n), None));
-        let changes = come.chain(go).collect();
+        let changes: BTreeMap<_, _> = come.chain(go).collect();
         open.commit(commit_of(round, changes)).await.unwrap();
         open.maintain().await.unwrap();
     }
@@ -238,7 +228,7 @@ async fn a_read_beside_commits_finds_every_key() {
     for round in 0..100 {
         let new = round * KEYS / 100..(round + 1) * KEYS / 100;
         let end = new.end;
-        let changes = new.map(|n| (key(n), Some(sized(200, round)))).collect();
+        let changes: BTreeMap<_, _> = new.map(|n| (key(n), Some(sized(200, round)))).collect();
         open.commit(commit_of(round, changes)).await.unwrap();
         committed.store(end, Ordering::Release);
         open.maintain().await.unwrap();
@@ -295,7 +285,7 @@ async fn states_of_a_version_without_pages_become_pages() {
     snapshot.close().await;
     let changed: Bytes = "4711".into();
     model.insert(changed.clone(), sized(5, 10));
-    let changes = [(changed, Some(sized(5, 10)))].into();
+    let changes = [(changed, Some(sized(5, 10)))];
     open.commit(commit_of(10, changes)).await.unwrap();
     open.maintain().await.unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(1);
