@@ -13,14 +13,19 @@ use crate::log::Log;
 use crate::state::{Checkpoint, Commit, PartitionStore, StateError};
 use crate::types::Offset;
 
-/// Decides when the next commit is due: an interval after the last began, live or not. A commit costs more than a
-/// fold, so there are never so many that they take more than a twentieth of the time, unless there is nothing else
-/// to do.
+/// Decides when the next commit is due: an interval after the last began. A commit costs more than a fold, so there
+/// are never so many that they take more than a twentieth of the time.
+///
+/// While a partition catches up, that is the time that it spends folding: of all that share the processor none has
+/// the time that passes, so all their commits together take no larger part of it than those of one alone. Otherwise
+/// it is the time that passes, and one in which nothing came has room for a commit, whatever it costs.
 #[derive(Debug)]
 pub(super) struct Schedule {
     interval: Duration,
     last_start: Duration,
     last_cost: Duration,
+    /// Time that was spent folding since the last began.
+    folding: Duration,
 }
 
 /// Share of the time that commits may take: one part in this many.
@@ -34,6 +39,7 @@ impl Schedule {
             interval,
             last_start: now,
             last_cost: Duration::ZERO,
+            folding: Duration::ZERO,
         }
     }
 
@@ -43,16 +49,33 @@ impl Schedule {
     }
 
     /// How long until a commit is due, when the last event was folded at `folded_at`: never longer than
-    /// [`limits::COMMIT_INTERVAL_MAX`] after the last began.
-    pub(super) fn due_in(&self, now: Duration, folded_at: Duration) -> Duration {
+    /// [`limits::COMMIT_INTERVAL_MAX`] after the last began. While the partition catches up, folding makes it sooner.
+    pub(super) fn due_in(
+        &self,
+        now: Duration,
+        folded_at: Duration,
+        is_catching_up: bool,
+    ) -> Duration {
         let affordable = (self.last_cost * COST_SHARE).min(limits::COMMIT_INTERVAL_MAX);
-        let busy = self.last_start + self.interval.max(affordable);
-        let quiet = (self.last_start + self.interval).max(folded_at + QUIET);
-        busy.min(quiet).saturating_sub(now)
+        let pause = if !is_catching_up {
+            let quiet = (folded_at + QUIET).saturating_sub(self.last_start);
+            affordable.min(quiet)
+        } else if self.folding < affordable {
+            limits::COMMIT_INTERVAL_MAX
+        } else {
+            Duration::ZERO
+        };
+        (self.last_start + self.interval.max(pause)).saturating_sub(now)
+    }
+
+    /// A batch took `took` to fold.
+    pub(super) fn folded(&mut self, took: Duration) {
+        self.folding += took;
     }
 
     pub(super) fn started(&mut self, now: Duration) {
         self.last_start = now;
+        self.folding = Duration::ZERO;
     }
 
     /// How long the last commit took.
@@ -199,29 +222,50 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
+    /// A schedule whose last commit began at one second, and took `cost`.
+    fn after_one_that_took(cost: Duration, interval: Duration) -> Schedule {
+        let mut schedule = Schedule::new(interval, Duration::ZERO);
+        schedule.started(SECOND);
+        schedule.ended(cost);
+        schedule
+    }
+
     #[test]
     fn a_partition_commits_at_its_interval() {
         let schedule = Schedule::new(2 * SECOND, SECOND);
-        assert_eq!(schedule.due_in(SECOND, SECOND), 2 * SECOND);
-        assert_eq!(schedule.due_in(4 * SECOND, SECOND), Duration::ZERO);
+        let due = |now, is_catching_up| schedule.due_in(now, SECOND, is_catching_up);
+        for is_catching_up in [true, false] {
+            assert_eq!(due(SECOND, is_catching_up), 2 * SECOND);
+            assert_eq!(due(4 * SECOND, is_catching_up), Duration::ZERO);
+        }
     }
 
     #[test]
     fn an_expensive_commit_makes_the_next_one_later() {
-        let mut schedule = Schedule::new(SECOND, Duration::ZERO);
-        schedule.started(SECOND);
-        schedule.ended(SECOND);
+        let schedule = after_one_that_took(SECOND, SECOND);
         let now = 2 * SECOND;
         let folded_at = 30 * SECOND;
-        assert_eq!(schedule.due_in(now, folded_at), 19 * SECOND);
+        assert_eq!(schedule.due_in(now, folded_at, false), 19 * SECOND);
+    }
+
+    #[test]
+    fn a_partition_that_catches_up_commits_once_it_has_folded_for_long_enough() {
+        let mut schedule = after_one_that_took(SECOND / 2, 2 * SECOND);
+        let due = |schedule: &Schedule, now| schedule.due_in(now, 3 * SECOND, true);
+        schedule.folded(9 * SECOND);
+        assert_eq!(due(&schedule, 30 * SECOND), 31 * SECOND, "whatever passes");
+        schedule.folded(SECOND);
+        assert_eq!(due(&schedule, 30 * SECOND), Duration::ZERO);
+        schedule.started(30 * SECOND);
+        schedule.ended(SECOND / 100);
+        schedule.folded(SECOND);
+        assert_eq!(due(&schedule, 31 * SECOND), SECOND, "at its interval");
     }
 
     #[test]
     fn a_quiet_partition_has_time_for_an_expensive_commit() {
-        let mut schedule = Schedule::new(2 * SECOND, Duration::ZERO);
-        schedule.started(SECOND);
-        schedule.ended(SECOND);
-        let due = |now, folded_at| schedule.due_in(now, folded_at);
+        let schedule = after_one_that_took(SECOND, 2 * SECOND);
+        let due = |now, folded_at| schedule.due_in(now, folded_at, false);
         assert_eq!(due(2 * SECOND, 2 * SECOND), SECOND, "at its interval");
         assert_eq!(due(4 * SECOND, 4 * SECOND), SECOND, "once it is quiet");
         assert_eq!(due(5 * SECOND, 4 * SECOND), Duration::ZERO);
@@ -229,13 +273,13 @@ mod tests {
 
     #[test]
     fn no_commit_is_so_expensive_that_the_next_one_never_comes() {
-        let mut schedule = Schedule::new(SECOND, Duration::ZERO);
-        schedule.started(SECOND);
-        schedule.ended(60 * SECOND);
+        let schedule = after_one_that_took(60 * SECOND, SECOND);
         let folded_at = 100 * SECOND;
-        assert_eq!(
-            schedule.due_in(SECOND, folded_at),
-            limits::COMMIT_INTERVAL_MAX
-        );
+        for is_catching_up in [true, false] {
+            assert_eq!(
+                schedule.due_in(SECOND, folded_at, is_catching_up),
+                limits::COMMIT_INTERVAL_MAX
+            );
+        }
     }
 }

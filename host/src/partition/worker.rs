@@ -451,7 +451,7 @@ impl Worker {
 
     /// Says where it is in its life, unless it is blocked.
     fn settle(&self) {
-        let before = self.handle.shared.status.read().phase;
+        let before = self.phase();
         let is_live = self.backlog.is_none() && self.checkpoint.next >= self.live_at;
         let phase = match before {
             Phase::Blocked => return,
@@ -472,12 +472,16 @@ impl Worker {
         self.ports.changed.notify_one();
     }
 
+    fn phase(&self) -> Phase {
+        self.handle.shared.status.read().phase
+    }
+
     fn is_live(&self) -> bool {
-        self.handle.shared.status.read().phase == Phase::Live
+        self.phase() == Phase::Live
     }
 
     fn is_blocked(&self) -> bool {
-        self.handle.shared.status.read().phase == Phase::Blocked
+        self.phase() == Phase::Blocked
     }
 
     fn block_requested(&mut self) {

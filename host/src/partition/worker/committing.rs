@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::Phase;
 use super::super::commit::{InFlight, Upkeep, Written};
 use super::super::deciding::CommandFault;
 use super::super::parking::Action;
@@ -67,12 +68,11 @@ impl Worker {
         if self.is_commit_wanted || self.next_action().is_some() {
             return Some(Duration::ZERO);
         }
-        let due = self.schedule.due_in(now, self.folded_at);
-        Some(if self.has_changed_enough() {
-            Duration::ZERO
-        } else {
-            due
-        })
+        if self.has_changed_enough() {
+            return Some(Duration::ZERO);
+        }
+        let is_catching_up = self.phase() == Phase::Replaying;
+        Some(self.schedule.due_in(now, self.folded_at, is_catching_up))
     }
 
     /// How long until what was made is to be published.

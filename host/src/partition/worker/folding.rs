@@ -35,14 +35,19 @@ struct Reached {
 impl Worker {
     /// Folds the first records of the batch: loads states, steps, applies the changes to memory.
     pub(super) async fn fold(&mut self, allowed: usize) {
-        if allowed < self.batch.len() {
-            // What lies behind stays in the batch; the part goes the way of a whole one.
+        let began = self.ports.clock.elapsed();
+        // What lies behind stays in the batch; the part goes the way of a whole one.
+        let rest = (allowed < self.batch.len()).then(|| {
             let rest = self.batch.part(allowed..self.batch.len());
             self.batch = self.batch.part(0..allowed);
-            self.fold_batch().await;
-            return self.put_back(&rest);
-        }
+            rest
+        });
         self.fold_batch().await;
+        if let Some(rest) = rest {
+            self.put_back(&rest);
+        }
+        let took = self.ports.clock.elapsed().saturating_sub(began);
+        self.schedule.folded(took);
     }
 
     /// Puts records back behind what is left of a batch, unless it was given up.
