@@ -61,8 +61,9 @@ fn bench(args: &Args) -> Result<()> {
         Mode::Growth => growth::run(args)?,
         Mode::Fold => {
             let measured = rounds::run(args)?;
-            missing.clone_from(&measured.missing);
-            (report::table(args, &measured), report::medians(&measured))
+            let report = (report::table(args, &measured), report::medians(&measured));
+            missing = measured.missing;
+            report
         }
         Mode::Commands => {
             let measured = commands::run(args)?;

@@ -132,6 +132,29 @@ pub(crate) async fn read_to_end(reader: &mut dyn PartitionReader) -> Result<Vec<
     Ok(rows(&batch))
 }
 
+/// Reads `count` records that transactions wrote, and what follows them to the end. Kafka answers a commit before it has
+/// marked the records as committed in their partitions: a reader may come to an end in front of them first.
+pub(crate) async fn read_committed(
+    reader: &mut dyn PartitionReader,
+    count: usize,
+) -> Result<Vec<(u64, String)>> {
+    Ok(rows(&committed(reader, count).await?))
+}
+
+/// As [`read_committed`], whole records.
+pub(crate) async fn committed(
+    reader: &mut dyn PartitionReader,
+    count: usize,
+) -> Result<RecordBatch> {
+    let mut batch = RecordBatch::new();
+    loop {
+        let read = soon("a record", reader.read(&mut batch, LIMITS)).await??;
+        if read == Read::EndOfPartition && batch.len() >= count {
+            return Ok(batch);
+        }
+    }
+}
+
 pub(crate) fn rows(batch: &RecordBatch) -> Vec<(u64, String)> {
     batch
         .iter()

@@ -19,8 +19,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset as NativeOffset, TopicPartitionList};
 
 use crate::bed::{
-    Bed, GENEROUS, LIMITS, assigned, create, kafka_log, part, read_to_end, revoked, rows, soon,
-    timed_async, to, values,
+    Bed, GENEROUS, LIMITS, assigned, create, kafka_log, part, read_committed, read_to_end, revoked,
+    rows, soon, timed_async, to, values,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,7 +234,7 @@ async fn only_committed_records_are_read() -> Result<()> {
         "{rows:?} {range:?}"
     );
     open.commit_transaction(GENEROUS)?;
-    let rows = read_to_end(&mut *reader).await?;
+    let rows = read_committed(&mut *reader, 2).await?;
     ensure!(values(&rows) == ["open", "behind it"], "{rows:?}");
 
     // Behind the last record there is a marker: a reader from any place behind it finds the end.

@@ -10,7 +10,8 @@ use foldhost::log::{LogError, NewRecord, Partitioner, Read, ReadLimits, RecordBa
 use foldhost::types::{Offset, Partition};
 
 use crate::bed::{
-    Bed, LIMITS, assigned, create, part, partitions, read_to_end, record, rows, soon, to, values,
+    Bed, LIMITS, assigned, create, part, partitions, read_committed, read_to_end, record, rows,
+    soon, to, values,
 };
 
 /// Runs a scenario on both logs.
@@ -364,7 +365,7 @@ async fn a_transaction_is_seen_whole_or_not_at_all(bed: Bed) -> Result<()> {
         last = Some(places[2].1);
     }
     let mut reader = bed.reader(&part(&progress, 0), 0).await?;
-    let rows = read_to_end(&mut *reader).await?;
+    let rows = read_committed(&mut *reader, 3).await?;
     ensure!(values(&rows) == ["0", "1", "2"], "{rows:?}");
     ensure!(
         rows.last().map(|(offset, _)| Offset(*offset)) == last,
@@ -374,7 +375,7 @@ async fn a_transaction_is_seen_whole_or_not_at_all(bed: Bed) -> Result<()> {
     ensure!(Some(range.end) > last, "{range:?}");
     for partition in 0..2 {
         let mut reader = bed.reader(&part(&rows_topic, partition), 0).await?;
-        ensure!(read_to_end(&mut *reader).await?.len() == 3);
+        ensure!(read_committed(&mut *reader, 3).await?.len() == 3);
     }
 
     // One bad record takes all back.
@@ -406,7 +407,7 @@ async fn a_new_writer_fences_the_old_one(bed: Bed) -> Result<()> {
             .is_err()
     );
     let mut reader = bed.reader(&part(&topic, 0), 0).await?;
-    let rows = read_to_end(&mut *reader).await?;
+    let rows = read_committed(&mut *reader, 2).await?;
     ensure!(values(&rows) == ["old", "new"], "{rows:?}");
     Ok(())
 }

@@ -4,11 +4,11 @@ use anyhow::{Result, ensure};
 use bytes::Bytes;
 use foldhost::clock::Clock;
 use foldhost::log::kafka::{KafkaLog, KafkaSettings};
-use foldhost::log::{Log as _, LogError, NewRecords, Read, RecordBatch};
+use foldhost::log::{Log as _, LogError, NewRecords};
 use foldhost::types::TopicName;
 use foldhost_tests::kafka;
 
-use crate::bed::{Bed, LIMITS, part, read_to_end, soon, to, values};
+use crate::bed::{Bed, committed, part, read_committed, to, values};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_the_embedded_log() -> Result<()> {
@@ -49,9 +49,8 @@ async fn what_is_published_is_seen_whole(bed: Bed) -> Result<()> {
     records.push(&told, 1_357_016_400_002, None, Some(b""), []);
     records.push_new(&journal, &to(1, "position"), 1_357_016_400_003);
     let mut records = publisher.publish(records).await?;
-    let mut batch = RecordBatch::new();
     let mut reader = bed.reader(&part(&told, 0), 0).await?;
-    while soon("a record", reader.read(&mut batch, LIMITS)).await?? == Read::Records {}
+    let batch = committed(&mut *reader, 3).await?;
     ensure!(batch.len() == 3);
     let first = batch.get(0);
     ensure!((first.key, first.value) == (key, value));
@@ -61,7 +60,8 @@ async fn what_is_published_is_seen_whole(bed: Bed) -> Result<()> {
     ensure!((third.key, third.value) == (None, Some(&b""[..])));
     ensure!(second.headers().len() == 0 && third.timestamp_ms == 1_357_016_400_002);
     let mut reader = bed.reader(&part(&journal, 1), 0).await?;
-    ensure!(values(&read_to_end(&mut *reader).await?) == ["position"]);
+    let journalled = read_committed(&mut *reader, 1).await?;
+    ensure!(values(&journalled) == ["position"]);
 
     // One bad record takes all back; the memory of the last ones serves again.
     records.clear();
@@ -76,7 +76,7 @@ async fn what_is_published_is_seen_whole(bed: Bed) -> Result<()> {
     let mut next = bed.log.publisher(&format!("{}.0", bed.prefix)).await?;
     next.publish(of_key(&told, &["next"])).await?;
     let mut reader = bed.reader(&part(&told, 0), 0).await?;
-    let rows = read_to_end(&mut *reader).await?;
+    let rows = read_committed(&mut *reader, 4).await?;
     ensure!(values(&rows) == ["told", "(none)", "", "next"], "{rows:?}");
     Ok(())
 }
@@ -96,7 +96,7 @@ async fn one_publisher_at_a_time(bed: Bed) -> Result<()> {
     ensure!(matches!(error, LogError::Fenced(_)), "{error}");
     writer.commit(vec![(topic.clone(), to(0, "last"))]).await?;
     let mut reader = bed.reader(&part(&topic, 0), 0).await?;
-    let rows = read_to_end(&mut *reader).await?;
+    let rows = read_committed(&mut *reader, 3).await?;
     ensure!(values(&rows) == ["old", "new", "last"], "{rows:?}");
     Ok(())
 }
@@ -124,7 +124,8 @@ async fn more_than_the_queue_takes_is_published_in_order() -> Result<()> {
     let mut publisher = log.publisher("k-published-long.0").await?;
     publisher.publish(of_key(&topic, &texts)).await?;
     let mut reader = bed.reader(&part(&topic, 0), 0).await?;
-    ensure!(values(&read_to_end(&mut *reader).await?) == texts);
+    let rows = read_committed(&mut *reader, texts.len()).await?;
+    ensure!(values(&rows) == texts, "{} records", rows.len());
     Ok(())
 }
 
@@ -156,6 +157,7 @@ async fn what_the_broker_does_not_take_is_named_and_takes_all_back() -> Result<(
     let mut next = log.publisher("k-published-large.0").await?;
     next.publish(of_key(&topic, &["goes on"])).await?;
     let mut reader = bed.reader(&part(&topic, 0), 0).await?;
-    ensure!(values(&read_to_end(&mut *reader).await?) == ["goes on"]);
+    let rows = read_committed(&mut *reader, 1).await?;
+    ensure!(values(&rows) == ["goes on"], "{rows:?}");
     Ok(())
 }

@@ -15,7 +15,7 @@ use foldhost_tests::kafka::Broker;
 use foldhost_tests::paths::Scratch;
 use foldhost_tests::wait::free_port;
 
-use crate::bed::{assigned, create, part, read_to_end, soon, to, values};
+use crate::bed::{assigned, create, part, read_committed, soon, to, values};
 
 const STORE_PASSWORD: &str = "store-secret";
 const OAUTH_PACKAGE: &str = "org.apache.kafka.common.security.oauthbearer";
@@ -135,7 +135,8 @@ async fn works(log: &KafkaLog, name: &str) -> Result<()> {
         .await?;
     let set = log.reader_set(name)?;
     let mut reader = set.open(&part(&topic, 0), Offset(0)).await?;
-    ensure!(values(&read_to_end(&mut *reader).await?) == ["appended", "committed"]);
+    let rows = read_committed(&mut *reader, 2).await?;
+    ensure!(values(&rows) == ["appended", "committed"], "{rows:?}");
     let member = log.join(name, "host-1", &topic).await?;
     ensure!(assigned(&*member).await?.len() == 1);
     member.confirm().await?;
