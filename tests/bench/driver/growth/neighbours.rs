@@ -43,8 +43,9 @@ const PARTITIONS: i32 = 128;
 const POISONED: u64 = 40_000;
 /// Most plugins that loop on them, one after the other, each for some ten seconds of two threads.
 const LOOPERS_MAX: u64 = 64;
-/// Between two looks at how many of a looper's partitions have stopped.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Between two looks at how many of a looper's partitions have stopped. A look is a question to the host, too, of
+/// milliseconds: many of them would be what is measured.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 const LASTS: Duration = Duration::from_secs(20);
 const LASTS_QUICK: Duration = Duration::from_secs(5);
 
