@@ -127,9 +127,7 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Resu
 
 /// Reads to the end of the partition: offsets and values.
 pub(crate) async fn read_to_end(reader: &mut dyn PartitionReader) -> Result<Vec<(u64, String)>> {
-    let mut batch = RecordBatch::new();
-    while soon("a record", reader.read(&mut batch, LIMITS)).await?? == Read::Records {}
-    Ok(rows(&batch))
+    read_committed(reader, 0).await
 }
 
 /// Reads `count` records that transactions wrote, and what follows them to the end. Kafka answers a commit before it has

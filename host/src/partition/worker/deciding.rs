@@ -289,8 +289,7 @@ impl Drop for Decider {
 impl Worker {
     /// Whether the partition takes commands: it has read all there is, and nobody has it stand still.
     pub(super) fn takes_commands(&self) -> bool {
-        let is_live = self.handle.shared.status.read().phase == Phase::Live;
-        self.decider.is_some() && is_live && !self.frozen && !self.paused
+        self.decider.is_some() && self.is_live() && !self.frozen && !self.paused
     }
 
     /// Whether the next command may be decided now.
