@@ -142,7 +142,8 @@ pub fn wait_serving(
 }
 
 /// The plugin, if nothing is under way: nothing is being built, and every partition of this host is live
-/// without lag under the plugin's deployment.
+/// without lag under the plugin's deployment. Right after a deployment was acknowledged that may still be
+/// the one before it: [`wait_serving`] waits for a certain one.
 ///
 /// # Errors
 /// Else, with the whole plugin.

@@ -12,11 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use foldhost_tests::feed::expect_counts;
 use foldhost_tests::host::{GENEROUS, Host, Start};
-use foldhost_tests::http::{Client, number};
-use foldhost_tests::operate::{count_of, deploy, partitions, plugin, settled, version};
+use foldhost_tests::http::Client;
+use foldhost_tests::operate::{deploy, settled, version, wait_serving};
 use foldhost_tests::paths::Scratch;
 use foldhost_tests::running_count::{self, Inputs};
-use foldhost_tests::wait::wait_until_ok;
+use foldhost_tests::wait::{wait_until, wait_until_ok};
 use foldhost_tests::{topic, wasm};
 use serde_json::{Value, json};
 
@@ -26,6 +26,10 @@ const OUTPUT: &str = "counts";
 /// On every partition there are some.
 const KEYS: u64 = 40;
 const WITHIN: Duration = Duration::from_secs(120);
+/// Rounds of records that are sent as fast as they are taken, so that the host has several steps under way.
+const HURRIED_ROUNDS: u64 = 40;
+/// Rounds behind them that wait for what they cause. A host that opens late makes few steps of the others.
+const CALM_ROUNDS: u64 = 20;
 
 /// Steps of the open order, each while the host starts again. How often it comes by before it dies.
 const OPENING: [(&str, u32); 6] = [
@@ -58,6 +62,8 @@ struct Bed {
     start: Start,
     /// Whether the plugin has a second input, of which nothing comes.
     is_merged: bool,
+    /// The last deployment that was acknowledged.
+    deployment: u64,
     sent: u64,
     _scratch: Scratch,
 }
@@ -68,18 +74,21 @@ impl Bed {
         Ok(Self {
             start: Start::serve(scratch.path()),
             is_merged,
+            deployment: 0,
             sent: 0,
             _scratch: scratch,
         })
     }
 
     /// Deploys the code that says this word.
-    fn deploy(&self, client: &Client, word: &str) -> Result<()> {
+    fn deploy(&mut self, client: &Client, word: &str) -> Result<()> {
         let mut wasm = version(NAME, &format!("1.0.0-{word}"))?;
         if self.is_merged {
             wasm = wasm::with_field(&wasm, "inputs", &format!("[\"{INPUT}\", \"others\"]"))?;
         }
-        deploy(client, NAME, &format!("set=word={word}&state=keep"), &wasm).map(drop)
+        let done = deploy(client, NAME, &format!("set=word={word}&state=keep"), &wasm)?;
+        self.deployment = done.deployment;
+        Ok(())
     }
 
     /// Writes some records; whether they were written is asked of the log in the end.
@@ -100,6 +109,14 @@ impl Bed {
         })
     }
 
+    /// Waits until all is published, or nobody answers any more.
+    fn wait_published_or_gone(&self, client: &Client) -> Result<()> {
+        wait_until(WITHIN, "all to be published", || {
+            let is_missing = topic::end(client, OUTPUT).is_ok_and(|end| end < self.sent);
+            (!is_missing).then_some(())
+        })
+    }
+
     fn wait_settled(&self, host: &Host) -> Result<()> {
         let client = host.client()?;
         wait_until_ok(WITHIN, "all to be folded", || {
@@ -116,13 +133,7 @@ impl Bed {
             self.deploy(&client, word)?;
         }
         // What comes from here on is of the last word.
-        wait_until_ok(WITHIN, "the last deployment to run everywhere", || {
-            let plugin = plugin(&client, NAME)?;
-            let deployment = count_of(&plugin, "deployment")?;
-            let runs = |it: &Value| number(&it["deployment"]) == Some(deployment);
-            ensure!(partitions(&plugin)?.iter().all(runs), "{plugin}");
-            Ok(())
-        })?;
+        wait_serving(&client, NAME, self.deployment, WITHIN)?;
         self.send(&client, 2 * KEYS)?;
         self.wait_settled(&host)?;
         let inputs = Inputs::over_http(&client, INPUT)?;
@@ -164,13 +175,16 @@ fn working(point: &str, times: u32, is_merged: bool) -> Result<()> {
     // From here on it may be gone at any moment: what fails because of that is no fault.
     if host.wait_listening().is_ok() {
         let client = host.client()?;
-        for round in 0..40 {
+        for round in 0..HURRIED_ROUNDS + CALM_ROUNDS {
             if bed.send(&client, KEYS).is_err() {
                 break;
             }
             if round == 2 {
                 // Whether it is decided, the host that comes next knows.
                 let _ = bed.deploy(&client, "second");
+            }
+            if round >= HURRIED_ROUNDS {
+                bed.wait_published_or_gone(&client)?;
             }
         }
     }
