@@ -439,8 +439,9 @@ pub const KAFKA_TRANSACTION_LINGER: Duration = Duration::from_millis(20);
 /// How long a created or deleted topic may take to be seen as such by the brokers.
 pub const KAFKA_TOPIC_SETTLE_MAX: Duration = Duration::from_secs(30);
 /// How long a broker may hold back an answer to a fetch because there is nothing to read: of partitions that
-/// are behind, and so will have something soon.
-pub const KAFKA_CATCH_UP_FETCH_WAIT_MAX: Duration = Duration::from_millis(10);
+/// are behind, and so will have something soon. A partition whose queue was full is held up so long at most, less than
+/// it takes to empty that queue; shorter waits are questions that brokers answer with nothing, where folding is slow.
+pub const KAFKA_CATCH_UP_FETCH_WAIT_MAX: Duration = Duration::from_millis(40);
 /// The same, of partitions at their ends. What comes is sent at once; only who joins them waits for it.
 pub const KAFKA_TAIL_FETCH_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long a partition counts as behind once much of it was read without an end.
@@ -451,6 +452,8 @@ pub const KAFKA_LEAVE_MAX: Duration = Duration::from_secs(5);
 pub const KAFKA_TOPIC_AGE_MAX: Duration = Duration::from_secs(1);
 /// Age from which on a topic's largest record is asked for again.
 pub const KAFKA_TOPIC_SETTING_AGE_MAX: Duration = Duration::from_secs(60);
+/// How old the end of a topic may be where partitions watch it.
+pub const KAFKA_ENDS_AGE_MAX: Duration = Duration::from_secs(1);
 /// Records up to this size are written without asking whether their topic takes them.
 pub const KAFKA_RECORD_UNQUESTIONED_BYTES_MAX: usize = 256 * 1024;
 /// Most topics whose number of partitions is remembered.

@@ -349,6 +349,10 @@ impl Log for EmbeddedLog {
         Ok(Offset(0)..self.0.catalog.end(of)?)
     }
 
+    async fn recent_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
+        self.0.catalog.end(of)
+    }
+
     async fn written_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
         // A transaction is one batch: its ends are told whole, or not at all.
         self.range(of).await.map(|range| range.end)

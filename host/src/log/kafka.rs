@@ -24,6 +24,7 @@ use super::{
 mod budget;
 mod client;
 mod context;
+mod ends;
 mod error;
 mod membership;
 mod native;
@@ -39,6 +40,7 @@ mod writer;
 pub use settings::{KEYS_OF_THE_HOST, KafkaSettings, check_properties};
 
 use budget::QueueBudget;
+use ends::Ends;
 use membership::KafkaMembership;
 use placing::Placing;
 use publisher::KafkaPublisher;
@@ -51,6 +53,7 @@ use writer::Writer;
 pub struct KafkaLog {
     settings: KafkaSettings,
     topics: Arc<Topics>,
+    ends: Ends,
     placing: Arc<Placing>,
     queues: QueueBudget,
     clock: Clock,
@@ -80,11 +83,13 @@ impl KafkaLog {
                 .map_err(|error| error::made(&error))?;
         }
         let topics = Arc::new(Topics::new(&settings)?);
+        let ends = Ends::new(Arc::clone(&topics), clock.clone());
         let placing = Arc::new(Placing::new(Arc::clone(&topics), &settings));
         let queues = QueueBudget::new(settings.reader_queues_bytes_max);
         Ok(Self {
             settings,
             topics,
+            ends,
             placing,
             queues,
             clock,
@@ -137,6 +142,10 @@ impl Log for KafkaLog {
 
     async fn range(&self, of: &TopicPartition) -> Result<OffsetRange, LogError> {
         self.topics.range(of).await
+    }
+
+    async fn recent_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {
+        self.ends.of(of).await
     }
 
     async fn written_end(&self, of: &TopicPartition) -> Result<Offset, LogError> {

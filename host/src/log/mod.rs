@@ -287,6 +287,13 @@ pub trait Log: Send + Sync + fmt::Debug {
     /// [`LogError::UnknownTopic`], [`LogError::Unavailable`].
     async fn range(&self, of: &TopicPartition) -> Result<OffsetRange, LogError>;
 
+    /// One past the last committed record, as it was up to a second ago: cheap enough to be asked for by many
+    /// partitions each second.
+    ///
+    /// # Errors
+    /// [`LogError::UnknownTopic`], [`LogError::UnknownPartition`], [`LogError::Unavailable`].
+    async fn recent_end(&self, of: &TopicPartition) -> Result<Offset, LogError>;
+
     /// One past the last record that was written, those of transactions that are still open included:
     /// what was written before this call is visible once the end of [`range`](Self::range) is here.
     ///

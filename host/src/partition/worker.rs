@@ -67,7 +67,7 @@ const LIMITS: ReadLimits = ReadLimits {
     records_max: limits::BATCH_EVENTS_MAX,
     bytes_max: limits::BATCH_BYTES_MAX,
 };
-/// How often the end of the log is asked for while catching up.
+/// How often the end of the log is asked for while catching up or standing still.
 const END_REFRESH: Duration = Duration::from_secs(1);
 
 /// Opens a partition and folds it until it is stopped.
@@ -546,9 +546,10 @@ impl Worker {
             return;
         }
         self.end_seen_at = now;
-        if let Ok(range) = self.ports.log.range(&self.handle.spec().source()).await {
+        let source = self.handle.spec().source();
+        if let Ok(end) = self.ports.log.recent_end(&source).await {
             self.handle.update(|status| {
-                status.end = range.end.max(status.next);
+                status.end = end.max(status.next);
                 status.lag_events = status.end.0 - status.next.0;
             });
             let lag = self.handle.shared.status.read().lag_events;

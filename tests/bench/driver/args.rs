@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Bench(Args),
     /// The contestant `limit`, started by the driver.
     Limit(LimitArgs),
+    /// The same, where queries are compared.
+    LimitHttp,
 }
 
 /// What is compared.
@@ -78,11 +80,11 @@ impl Args {
     /// The first that is wrong.
     pub(crate) fn of_process() -> Result<Command> {
         let mut words = std::env::args().skip(1).peekable();
-        if words.peek().is_some_and(|word| word == "limit") {
-            words.next();
-            return limit(words).map(Command::Limit);
+        match words.peek().map(String::as_str) {
+            Some("limit") => limit(words.skip(1)).map(Command::Limit),
+            Some("limit-http") => Ok(Command::LimitHttp),
+            _ => bench(words).map(Command::Bench),
         }
-        bench(words).map(Command::Bench)
     }
 
     /// Whether a contestant takes part.

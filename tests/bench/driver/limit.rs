@@ -14,6 +14,8 @@ use serde_json::json;
 use crate::args::LimitArgs;
 use crate::topic::{self, PARTITIONS};
 
+pub(crate) mod http;
+
 const POLL: Duration = Duration::from_millis(100);
 
 fn say(event: &str) {

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             Some(output) => republish::limit(&child, output),
             None => limit::run(&child),
         },
+        Ok(Command::LimitHttp) => limit::http::run(),
         Ok(Command::Bench(args)) => bench(&args),
         Err(error) => {
             eprintln!("bench: {error:#}\n{}", args::USAGE);

@@ -381,7 +381,21 @@ impl Bench<'_> {
                 self.load(name, &target, input, &live, lasts, measured)?;
                 child.stop()
             }
-            Who::Limit | Who::Jvm(_) => Ok(()),
+            Who::Limit => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.arg("limit-http");
+                let mut child = Contestant::start(name, command, &folder.join("log"))?;
+                let started = child.wait("started")?;
+                let address = started["address"].as_str().context("no address")?;
+                let target = Target {
+                    address: address.to_owned(),
+                    path_of: Foldhost::path_of,
+                    process: child.process(),
+                };
+                self.idle(name, &target, input, lasts, measured)?;
+                child.stop()
+            }
+            Who::Jvm(_) => Ok(()),
         }
     }
 

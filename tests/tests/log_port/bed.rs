@@ -2,10 +2,10 @@
 //! read to the end, waits that fail instead of hanging.
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use foldhost::clock::Clock;
 use foldhost::log::embedded::{EmbeddedLog, EmbeddedSettings};
@@ -17,6 +17,9 @@ use foldhost::log::{
 use foldhost::types::{Offset, Partition, TopicName, TopicPartition};
 use foldhost_tests::kafka::{self, Broker};
 use foldhost_tests::paths::Scratch;
+use foldhost_tests::wait::wait_until_ok;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, Producer as _};
 
 /// A busy machine with two cores.
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
@@ -46,7 +49,7 @@ impl Bed {
     }
 
     pub(crate) fn kafka(name: &str) -> Result<Self> {
-        let broker = kafka::shared()?;
+        let broker = broker()?;
         let log = Arc::new(kafka_log(&broker, &[])?);
         Ok(Self {
             log,
@@ -73,6 +76,38 @@ impl Bed {
     ) -> Result<Box<dyn PartitionReader>> {
         Ok(self.log.reader_set("test")?.open(of, Offset(from)).await?)
     }
+}
+
+/// The broker that all scenarios share, once it takes transactions.
+pub(crate) fn broker() -> Result<Arc<Broker>> {
+    static TAKES_TRANSACTIONS: Mutex<bool> = Mutex::new(false);
+    let broker = kafka::shared()?;
+    let mut takes = TAKES_TRANSACTIONS
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if !*takes {
+        wait_transactions(&broker)?;
+        *takes = true;
+    }
+    Ok(broker)
+}
+
+/// Waits until a fresh broker takes transactions: the first one has it create a topic for them, and a JVM that is still
+/// cold may need longer for that than a host waits for an answer.
+pub(crate) fn wait_transactions(broker: &Broker) -> Result<()> {
+    wait_until_ok(GENEROUS, "the broker to take transactions", || {
+        foreign_producer(broker, "the-first").map(drop)
+    })
+}
+
+/// A producer of somebody else's, for what the port never does.
+pub(crate) fn foreign_producer(broker: &Broker, id: &str) -> Result<BaseProducer> {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker.bootstrap())
+        .set("transactional.id", id)
+        .create()?;
+    producer.init_transactions(GENEROUS)?;
+    Ok(producer)
 }
 
 pub(crate) fn kafka_log(broker: &Broker, properties: &[(&str, &str)]) -> Result<KafkaLog> {
@@ -123,6 +158,22 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> Resu
     tokio::time::timeout(GENEROUS, future)
         .await
         .with_context(|| format!("waited for {what}"))
+}
+
+/// Watches the end of a partition until it is where the log ends; it is never behind that.
+pub(crate) async fn recent_end(bed: &Bed, of: TopicPartition) -> Result<u64> {
+    let watching = async {
+        loop {
+            let seen = bed.log.recent_end(&of).await?;
+            let end = bed.log.range(&of).await?.end;
+            ensure!(seen <= end, "{of} ends at {end}, not at {seen}");
+            if seen == end {
+                return Ok(end.0);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon("the end to be seen", watching).await?
 }
 
 /// Reads to the end of the partition: offsets and values.

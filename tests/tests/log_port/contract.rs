@@ -10,8 +10,8 @@ use foldhost::log::{LogError, NewRecord, Partitioner, Read, ReadLimits, RecordBa
 use foldhost::types::{Offset, Partition};
 
 use crate::bed::{
-    Bed, LIMITS, assigned, create, part, partitions, read_committed, read_to_end, record, rows,
-    soon, to, values,
+    Bed, LIMITS, assigned, create, part, partitions, read_committed, read_to_end, recent_end,
+    record, rows, soon, to, values,
 };
 
 /// Runs a scenario on both logs.
@@ -38,6 +38,7 @@ on_both_logs!(
     topics_come_and_go,
     what_is_appended_is_read_back_whole,
     the_end_is_told_once_each_time,
+    an_end_that_many_watch_follows_the_log,
     a_read_keeps_to_its_limits,
     dropped_reads_lose_nothing,
     bad_appends_write_nothing,
@@ -176,12 +177,14 @@ async fn the_end_is_told_once_each_time(bed: Bed) -> Result<()> {
     let mut reader = bed.reader(&part(&topic, 0), 0).await?;
     let mut batch = RecordBatch::new();
     ensure!(soon("the end", reader.read(&mut batch, LIMITS)).await?? == Read::EndOfPartition);
-    // Nothing more is told until something comes.
-    let waiting = tokio::time::timeout(Duration::from_millis(300), reader.read(&mut batch, LIMITS));
-    ensure!(waiting.await.is_err());
     for round in 0..3 {
+        // Nothing more is told until something comes.
+        let more = reader.read(&mut batch, LIMITS);
+        let waiting = tokio::time::timeout(Duration::from_millis(300), more);
+        ensure!(waiting.await.is_err());
         bed.log.append(&topic, vec![to(0, "a"), to(0, "b")]).await?;
-        let rows = read_to_end(&mut *reader).await?;
+        // They may come one by one, with an end between them.
+        let rows = read_committed(&mut *reader, 2).await?;
         let expected = [(round * 2, "a".to_owned()), (round * 2 + 1, "b".to_owned())];
         ensure!(rows == expected, "{rows:?}");
     }
@@ -189,6 +192,27 @@ async fn the_end_is_told_once_each_time(bed: Bed) -> Result<()> {
     drop(reader);
     let mut reader = bed.reader(&part(&topic, 0), 6).await?;
     ensure!(soon("the end", reader.read(&mut batch, LIMITS)).await?? == Read::EndOfPartition);
+    Ok(())
+}
+
+async fn an_end_that_many_watch_follows_the_log(bed: Bed) -> Result<()> {
+    let topic = bed.topic("watched", 3).await?;
+    for (written, ends) in [(0, [0, 0, 0]), (1, [0, 2, 1]), (2, [0, 4, 2])] {
+        if written > 0 {
+            let records = vec![to(1, "a"), to(2, "b"), to(1, "c")];
+            bed.log.append(&topic, records).await?;
+        }
+        // Each is right, whoever of many asks for which.
+        let watching = (0..60).map(|watcher| recent_end(&bed, part(&topic, watcher % 3)));
+        let seen = futures_util::future::try_join_all(watching).await?;
+        let expected: Vec<_> = ends.iter().copied().cycle().take(60).collect();
+        ensure!(seen == expected, "{seen:?}");
+    }
+    let error = bed.log.recent_end(&part(&topic, 3)).await.unwrap_err();
+    ensure!(matches!(error, LogError::UnknownPartition(_)), "{error}");
+    let missing = part(&bed.name("missing"), 0);
+    let error = bed.log.recent_end(&missing).await.unwrap_err();
+    ensure!(matches!(error, LogError::UnknownTopic(_)), "{error}");
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use foldhost_tests::kafka::Broker;
 use foldhost_tests::paths::Scratch;
 use foldhost_tests::wait::free_port;
 
-use crate::bed::{assigned, create, part, read_committed, soon, to, values};
+use crate::bed::{assigned, create, part, read_committed, soon, to, values, wait_transactions};
 
 const STORE_PASSWORD: &str = "store-secret";
 const OAUTH_PACKAGE: &str = "org.apache.kafka.common.security.oauthbearer";
@@ -37,9 +37,11 @@ impl Secured {
         let users = ["SCRAM-SHA-256", "SCRAM-SHA-512"]
             .map(|mechanism| format!("{mechanism}=[name=foldhost,password=scram-secret]"));
         let format = ["--add-scram", &users[0], "--add-scram", &users[1]];
+        let broker = Broker::start_with(extra, &format)?;
+        wait_transactions(&broker)?;
         Ok(Self {
             port,
-            _broker: Broker::start_with(extra, &format)?,
+            _broker: broker,
             scratch,
         })
     }

@@ -16,7 +16,7 @@ use rdkafka::topic_partition_list::{Offset as ListedOffset, TopicPartitionList};
 
 use crate::clock::Clock;
 use crate::limits;
-use crate::types::{Offset, TopicName, TopicPartition};
+use crate::types::{Offset, Partition, TopicName, TopicPartition};
 
 use super::super::{Cleanup, LogError, NewTopic, OffsetRange, Topic};
 use super::client::Client;
@@ -30,9 +30,19 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// An answer, and when it was given.
 #[derive(Debug, Clone, Copy)]
-struct Known<T> {
-    value: T,
+pub(super) struct Known<T> {
+    pub(super) value: T,
     asked: Duration,
+}
+
+impl<T> Known<T> {
+    pub(super) fn new(value: T, asked: Duration) -> Self {
+        Self { value, asked }
+    }
+
+    pub(super) fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.asked)
+    }
 }
 
 /// Asks about topics. Cheap to share.
@@ -293,6 +303,37 @@ impl Topics {
         Ok(range.end)
     }
 
+    /// One past the last committed record of each partition, in their order: one question to each broker, for all
+    /// that it leads. `None` where that fails.
+    pub(super) async fn ends(&self, name: &TopicName) -> Result<Vec<Option<Offset>>, LogError> {
+        let partitions = self.partitions(name).await?;
+        let last = TopicPartition {
+            topic: name.clone(),
+            partition: Partition(partitions.saturating_sub(1)),
+        };
+        let asked = last.clone();
+        self.ask_offsets(&self.client, "the ends up to", &last, move |client| {
+            let of = asked.topic.as_str();
+            let mut list = TopicPartitionList::new();
+            for partition in 0..=native_partition(&asked) {
+                list.add_partition_offset(of, partition, ListedOffset::End)?;
+            }
+            let found = client.offsets_for_times(list, limits::KAFKA_REQUEST_MAX)?;
+            let mut ends = vec![None; found.count()];
+            for element in found.elements() {
+                let place = usize::try_from(element.partition()).ok();
+                let end = place.and_then(|place| ends.get_mut(place));
+                if let (Some(end), Ok(()), ListedOffset::Offset(at)) =
+                    (end, element.error(), element.offset())
+                {
+                    *end = Some(offset(at));
+                }
+            }
+            Ok(ends)
+        })
+        .await
+    }
+
     async fn watermarks(
         &self,
         client: &Arc<Client<BaseConsumer<Context>>>,
@@ -433,7 +474,7 @@ impl Topics {
         let known = known.lock();
         known
             .get(name)
-            .filter(|known| now.saturating_sub(known.asked) < age_max)
+            .filter(|known| known.age(now) < age_max)
             .map(|k| k.value)
     }
 
@@ -442,13 +483,7 @@ impl Topics {
         if known.len() >= limits::KAFKA_TOPICS_CACHED_MAX {
             known.clear();
         }
-        known.insert(
-            name.clone(),
-            Known {
-                value,
-                asked: self.clock.elapsed(),
-            },
-        );
+        known.insert(name.clone(), Known::new(value, self.clock.elapsed()));
     }
 }
 
