@@ -374,7 +374,7 @@ fn described(plugin: &Value) -> String {
     let partitions = items("partitions");
     lines.push(format!("\n{}", partition_table(&partitions)));
     blocked(&partitions, &mut lines);
-    for role in ["building", "kept"] {
+    for role in ["building", "retiring", "kept"] {
         let generation = &plugin[role];
         if generation.is_null() {
             continue;

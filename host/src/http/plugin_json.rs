@@ -47,7 +47,8 @@ pub(super) struct PluginSummary {
 pub(super) struct PluginDetails {
     #[serde(flatten)]
     summary: PluginSummary,
-    /// Number of its deployment.
+    /// Number of the deployment that answers on this host: right after another was accepted, it may still be the one
+    /// before (`ready?_deployment=N` waits).
     deployment: u64,
     /// How its keys are written: `utf8`, `bytes`, `i32`, `i64` or `uuid`.
     #[schema(value_type = String)]
@@ -73,6 +74,9 @@ pub(super) struct PluginDetails {
     paused: Option<PausedDetails>,
     /// The generation that is being built, and answers once it is ready; null = none.
     building: Option<GenerationDetails>,
+    /// The generation that answered before, until every partition is answered from the new one: so long, no other change
+    /// of generations is accepted; null = none.
+    retiring: Option<GenerationDetails>,
     /// The generation that answered before and is folded on for a rollback; null = none.
     kept: Option<GenerationDetails>,
     /// Records that are not folded.
@@ -343,6 +347,7 @@ impl PluginDetails {
         // Decided, and not yet what answers here: until it does, something is under way.
         let serving = Some(&decided.serving);
         let promoted = serving.filter(|it| it.number() != deployment.generation);
+        let retiring = decided.retiring.as_ref().map(|it| &it.generation);
         let foreign = plugin.foreign();
         Self {
             summary: PluginSummary::answered_by(plugin, &deployment),
@@ -370,6 +375,7 @@ impl PluginDetails {
                 at_ms: paused.at_ms,
             }),
             building: decided.building.as_ref().or(promoted).map(generation),
+            retiring: retiring.map(generation),
             kept: decided.kept.as_ref().map(generation),
             skips: decided.skips.iter().map(SkipDetails::of).collect(),
             parked: ParkedDecision::all(&decided, manifest.key),

@@ -217,11 +217,15 @@ impl Plugin {
         }
     }
 
-    /// Whether nothing is folded here.
+    /// Whether nothing is folded here, and what a paused partition answers is answered after a restart too.
     pub(super) fn stands_still(&self) -> bool {
         let state = self.state.read();
-        let mut phases = state.open.values().map(|handle| handle.status().phase);
-        phases.all(|phase| matches!(phase, Phase::Paused | Phase::Blocked))
+        let mut statuses = state.open.values().map(PartitionHandle::status);
+        statuses.all(|status| match status.phase {
+            Phase::Blocked => true,
+            Phase::Paused => status.committed >= status.next,
+            Phase::Opening | Phase::Replaying | Phase::Live => false,
+        })
     }
 
     /// Whether the cluster knows of a partition here that is blocked at a record, or none is.
@@ -234,7 +238,8 @@ impl Plugin {
         !is_blocked_here || self.decided().is_blocked_at(at)
     }
 
-    /// Whether a partition that is this host's is not open in a generation.
+    /// Whether a partition that is this host's is not open in a generation, or, where that answers, nobody answers
+    /// for it yet.
     fn missing(
         &self,
         generation: GenerationId,
@@ -249,8 +254,12 @@ impl Plugin {
         let Some(assigned) = &state.assigned else {
             return true;
         };
+        let answers = generation.number() == state.serving.generation;
+        let is_there = |partition| {
+            open.contains_key(partition) && (!answers || state.seats.contains_key(partition))
+        };
         let mut wanted = assigned.iter().filter(|it| it.0 < partitions);
-        wanted.any(|partition| !open.contains_key(partition))
+        !wanted.all(is_there)
     }
 
     /// How many offsets its partitions here are behind, in all.
