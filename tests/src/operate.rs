@@ -95,6 +95,26 @@ pub fn skip(client: &Client, name: &str, at: &str, reason: &str) -> Result<Reply
     )
 }
 
+/// As [`skip`], where a partition of the host is blocked: the cluster may not have heard of that yet, and refuses to skip
+/// what it does not know to be blocked.
+///
+/// # Errors
+/// If there is no answer, or it is that refusal for longer than `deadline`.
+pub fn skip_blocked(
+    client: &Client,
+    name: &str,
+    at: &str,
+    reason: &str,
+    deadline: Duration,
+) -> Result<Reply> {
+    wait_until_ok(deadline, "the cluster to know what is blocked", || {
+        let reply = skip(client, name, at, reason)?;
+        let is_unknown = reply.status == 409 && reply.json()?["code"] == "not-blocked";
+        ensure!(!is_unknown, "{reply:?}");
+        Ok(reply)
+    })
+}
+
 /// A plugin as the host tells of it.
 ///
 /// # Errors
@@ -141,7 +161,7 @@ pub fn wait_serving(
     })
 }
 
-/// The plugin, if nothing is under way: nothing is being built, and every partition of this host is live
+/// The plugin, if nothing is under way: nothing is being built or retiring, and every partition of this host is live
 /// without lag under the plugin's deployment. Right after a deployment was acknowledged that may still be
 /// the one before it: [`wait_serving`] waits for a certain one.
 ///
@@ -151,6 +171,7 @@ pub fn settled(client: &Client, name: &str) -> Result<Value> {
     let plugin = plugin(client, name)?;
     let deployment = count_of(&plugin, "deployment")?;
     let is_settled = plugin["building"].is_null()
+        && plugin["retiring"].is_null()
         && partitions(&plugin)?.iter().all(|partition| {
             partition["status"] == "live"
                 && number(&partition["lag"]) == Some(0)

@@ -4,6 +4,7 @@
 //! Invariant: what is published is judged by what lies in the two topics alone, whatever a host tells.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -12,9 +13,12 @@ use crate::http::{Client, number};
 use crate::kafka::Broker;
 use crate::kafka::console::{self, Printed};
 use crate::topic;
+use crate::wait::wait_until_ok;
 
 /// So many faults are told.
 const TOLD: usize = 5;
+/// The consumer in Java has printed all there is: long before, on an idle machine.
+const PRINTED_WITHIN: Duration = Duration::from_secs(180);
 
 /// Where the records of each key lie in the input, in their order, as `topic/partition@offset`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,13 +90,25 @@ impl Inputs {
     }
 }
 
-/// What a `read_committed` consumer in Java reads of a topic.
+/// What a `read_committed` consumer in Java reads of a topic. It ends early where the machine is slow, so it
+/// reads again until it has printed as many records as are committed.
 ///
 /// # Errors
 /// If that fails, or a record is not of `running-count`.
 pub fn on_kafka(broker: &Broker, topic: &str) -> Result<Vec<Published>> {
-    let printed = console::read_committed(broker, topic)?.into_iter();
+    let what = format!("all of {topic} to be printed");
+    let printed = wait_until_ok(PRINTED_WITHIN, &what, || {
+        let printed = console::read_committed(broker, topic)?;
+        let committed = broker.read_all(topic)?.len();
+        ensure!(
+            printed.len() >= committed,
+            "{} of {committed}",
+            printed.len()
+        );
+        Ok(printed)
+    })?;
     printed
+        .into_iter()
         .map(|record| {
             let Printed {
                 partition,

@@ -1,11 +1,14 @@
 //! Reads a whole topic over HTTP, page by page. Called by scenarios that compare a view with its log.
 
-use anyhow::{Context, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 use crate::http::{Client, number};
+use crate::wait::wait_until_ok;
 
 /// Records a page asks for.
 const PAGE: usize = 500;
@@ -92,6 +95,24 @@ pub fn read_all(client: &Client, topic: &str) -> Result<Vec<Value>> {
         }
     }
     Ok(records)
+}
+
+/// As [`read_all`], once there are `count` records at least: Kafka answers a commit before what it wrote can be read.
+///
+/// # Errors
+/// If there are fewer for longer than `deadline`, with what was wrong last.
+pub fn read_at_least(
+    client: &Client,
+    topic: &str,
+    count: usize,
+    deadline: Duration,
+) -> Result<Vec<Value>> {
+    let what = format!("{count} records of {topic}");
+    wait_until_ok(deadline, &what, || {
+        let records = read_all(client, topic)?;
+        ensure!(records.len() >= count, "{} are there", records.len());
+        Ok(records)
+    })
 }
 
 /// The value of a record as it lies in the topic, where it is no JSON.

@@ -13,7 +13,7 @@ use foldhost_tests::command::command;
 use foldhost_tests::host::{Start, kafka_config};
 use foldhost_tests::http::Client;
 use foldhost_tests::load::Target;
-use foldhost_tests::operate::{deploy, plugin, skip, wait_blocked, wait_serving};
+use foldhost_tests::operate::{deploy, plugin, skip_blocked, wait_blocked, wait_serving};
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
 use foldhost_tests::wait::{Stopwatch, let_pass, wait_until_ok};
 use foldhost_tests::{full, kafka, topic, wasm};
@@ -161,12 +161,18 @@ fn work_under_kills(start: &Start, seed: u64) -> Result<()> {
 
 /// What the topic says once all transfers have ended is what the clients were told.
 fn audit(client: &Client, tellers: &[Teller<'_>]) -> Result<()> {
-    let books = wait_until_ok(WITHIN, "all transfers to end", || {
-        let books = Books::keep(&topic::read_all(client, EVENTS)?);
-        let under_way = books.as_ref().map_or(0, Books::under_way);
+    let read = || Books::keep(&topic::read_all(client, EVENTS)?);
+    let accepted: BTreeSet<_> = tellers.iter().flat_map(|it| &it.accepted).collect();
+    wait_until_ok(WITHIN, "all transfers to end", || {
+        let books = read()?;
+        let under_way = books.under_way();
         ensure!(under_way == 0, "{under_way} are under way");
-        Ok(books)
-    })??;
+        let missing = accepted.iter().find(|id| books.caused_by(id) == 0);
+        ensure!(missing.is_none(), "{missing:?} has not come");
+        Ok(())
+    })?;
+    // Partitions were read one after the other; now nothing more comes in between.
+    let books = read()?;
     books.balance()?;
     let (mut accepted, mut refused) = (0, 0);
     for teller in tellers {
@@ -336,7 +342,7 @@ fn a_command_that_cannot_be_decided_holds_up_its_topic_until_it_is_left_out() ->
     );
     command(&client, put, &json!({"n": 4}), &[])?.expect_status(200)?;
     let at = blocked["at"].as_str().context("no place")?;
-    skip(&client, "documents", at, "too large")?.expect_status(200)?;
+    skip_blocked(&client, "documents", at, "too large", WITHIN)?.expect_status(200)?;
     wait_until_ok(WITHIN, "the last one to be decided", || {
         let answer = client
             .ask("documents", "a", "")?

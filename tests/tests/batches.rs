@@ -180,6 +180,19 @@ fn nothing_of_a_batch_is_decided_if_a_line_is_bad() -> Result<()> {
     Ok(())
 }
 
+/// The rounds that fit of a dish of so many portions: the offer, and orders of one or two portions in turn.
+fn in_order(rounds: u64) -> Vec<u64> {
+    let mut left = rounds;
+    let fits = (1..rounds).filter(|round| match left.checked_sub(round % 2 + 1) {
+        Some(now) => {
+            left = now;
+            true
+        }
+        None => false,
+    });
+    std::iter::once(0).chain(fits).collect()
+}
+
 /// Batches of orders while the host is killed: what has no outcome is sent again, and each is done once, in order.
 fn survives_kills(start: &Start, kills: u32) -> Result<()> {
     const ROUNDS: u64 = 40;
@@ -252,7 +265,9 @@ fn survives_kills(start: &Start, kills: u32) -> Result<()> {
     // The log tells the rounds of each dish in order, each once, and none was refused that fitted.
     let client = host.as_ref().context("no host")?.client()?;
     let mut causes: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-    for event in topic::read_all(&client, "orders")? {
+    let expected = in_order(ROUNDS);
+    let count = dishes.len() * expected.len();
+    for event in topic::read_at_least(&client, "orders", count, WITHIN)? {
         let cause = event["headers"]["foldhost-cause"]
             .as_str()
             .context("no cause")?;
@@ -267,15 +282,6 @@ fn survives_kills(start: &Start, kills: u32) -> Result<()> {
     }
     ensure!(causes.len() == dishes.len(), "{causes:?}");
     for (dish, rounds) in causes {
-        let mut left = ROUNDS;
-        let fits = (1..ROUNDS).filter(|round| match left.checked_sub(round % 2 + 1) {
-            Some(now) => {
-                left = now;
-                true
-            }
-            None => false,
-        });
-        let expected: Vec<u64> = std::iter::once(0).chain(fits).collect();
         ensure!(rounds == expected, "{dish}: {rounds:?}, not {expected:?}");
     }
     Ok(())

@@ -202,7 +202,8 @@ fn commands_go_on_while_states_are_told(start: &Start, broker: Option<&Broker>) 
             })
             .collect();
         let run = || -> Result<(u64, i64)> {
-            let body = json!({"keys_per_second": keys / 20, "reason": "a view that comes later"});
+            // Of each of four partitions, so that it takes a quarter of a minute.
+            let body = json!({"keys_per_second": keys / 60, "reason": "a view that comes later"});
             let headers = [("content-type", "application/json")];
             let body = Some(body.to_string().into_bytes());
             let asked = client.send("POST", "/v1/plugins/documents/emit-state", &headers, body)?;
@@ -264,7 +265,8 @@ fn commands_go_on_while_states_are_told(start: &Start, broker: Option<&Broker>) 
         "{changes} commands are too few to say anything"
     );
 
-    let events = topic::read_all(&client, "documents")?;
+    let written = usize::try_from(2 * keys + changes)?;
+    let events = topic::read_at_least(&client, "documents", written, WITHIN)?;
     let told = nothing_goes_back(&events, bootstrap)?;
     ensure!(
         told.len() as u64 == keys,

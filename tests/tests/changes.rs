@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 
 /// A host that was killed is itself again, with other tests beside it.
 const WITHIN: Duration = Duration::from_secs(120);
-const CHANGES: usize = 10_000;
+const CHANGES: usize = 30_000;
 const KEYS: u32 = 700;
 const KILLS: u32 = 5;
 

@@ -9,8 +9,8 @@ use foldhost_tests::host::{GENEROUS, Host, Start};
 use foldhost_tests::http::{Client, number};
 use foldhost_tests::load::Tag;
 use foldhost_tests::operate::{
-    Done, code, count_of, deploy, partitions, plugin, post, rollback, settled, skip, version,
-    wait_blocked, wait_serving,
+    Done, code, count_of, deploy, partitions, plugin, post, rollback, settled, skip, skip_blocked,
+    version, wait_blocked, wait_serving,
 };
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
 use foldhost_tests::wait::wait_until_ok;
@@ -98,7 +98,7 @@ fn a_kept_generation_takes_over_without_a_rebuild() -> Result<()> {
     wait_serving(&client, "counter", second.deployment, BUILT_WITHIN)?;
 
     // It is kept fresh: what comes now is folded by both.
-    client.append_all("flights", &[record("k3", json!(0))])?;
+    let (partition, offset) = client.append_all("flights", &[record("k3", json!(0))])?[0];
     let fresh = || {
         wait_until_ok(GENEROUS, "the kept generation to fold on", || {
             let plugin = plugin(&client, "counter")?;
@@ -111,6 +111,11 @@ fn a_kept_generation_takes_over_without_a_rebuild() -> Result<()> {
                 kept["role"] == "kept" && number(&kept["lag"]) == Some(0),
                 "{plugin}"
             );
+            // The lag is that of the end as the host has last seen it.
+            let mut partitions = partitions(kept)?.iter();
+            let of = |it: &&Value| number(&it["partition"]) == Some(u64::from(partition));
+            let folded = partitions.find(of).and_then(|it| number(&it["position"]));
+            ensure!(folded >= Some(offset), "{plugin}");
             Ok(())
         })
     };
@@ -218,6 +223,8 @@ fn pausing_stops_folding_and_no_answer() -> Result<()> {
         .expect_status(200)?
         .json()?;
     ensure!(again["status"] == "paused", "{again}");
+    // The answer does not wait for ever: a partition may still fold a batch.
+    wait_paused(&client)?;
 
     let place = client.append_all("flights", &[record("k3", json!(0))])?[0];
     let position = format!("flights/{}@{}", place.0, place.1);
@@ -244,15 +251,13 @@ fn pausing_stops_folding_and_no_answer() -> Result<()> {
         Ok(())
     };
     stands_still(&client)?;
+    // What was folded and is not committed would be folded again only after a resume.
+    wait_committed(&client)?;
     // Readiness does not wait for somebody to resume.
     let start = host.kill()?;
     let host = start.ready()?;
     let client = host.client()?;
-    wait_until_ok(GENEROUS, "the plugin to be paused", || {
-        let plugin = plugin(&client, "counter")?;
-        ensure!(plugin["status"] == "paused", "{plugin}");
-        Ok(())
-    })?;
+    wait_paused(&client)?;
     stands_still(&client)?;
 
     let resumed = post(&client, "counter", "resume")?
@@ -272,6 +277,30 @@ fn pausing_stops_folding_and_no_answer() -> Result<()> {
 fn settled_soon(client: &Client) -> Result<Value> {
     wait_until_ok(GENEROUS, "nothing to be under way", || {
         settled(client, "counter")
+    })
+}
+
+/// Waits until no partition folds any more.
+fn wait_paused(client: &Client) -> Result<()> {
+    wait_until_ok(GENEROUS, "the plugin to be paused", || {
+        let plugin = plugin(client, "counter")?;
+        ensure!(plugin["status"] == "paused", "{plugin}");
+        for partition in partitions(&plugin)? {
+            ensure!(partition["status"] == "paused", "{plugin}");
+        }
+        Ok(())
+    })
+}
+
+/// Waits until the store has all that was folded.
+fn wait_committed(client: &Client) -> Result<()> {
+    wait_until_ok(GENEROUS, "all that was folded to be committed", || {
+        let plugin = plugin(client, "counter")?;
+        for partition in partitions(&plugin)? {
+            let next = number(&partition["position"]).map_or(0, |position| position + 1);
+            ensure!(count_of(partition, "committed")? >= next, "{plugin}");
+        }
+        Ok(())
     })
 }
 
@@ -379,14 +408,22 @@ fn a_skipped_event_is_skipped_for_good() -> Result<()> {
     let (host, client, at) = blocked_at_an_event(&Start::serve(scratch.path()))?;
     let (place, offset) = at.split_once('@').context("a position")?;
     let offset: u64 = offset.parse()?;
-    for wrong in [
+    let refused = |wrong: &str| {
+        skip(&client, "latest", wrong, "a guess")?
+            .expect_problem(409, "not-blocked")?
+            .expect_words(&[&at])
+    };
+    let wrong = [
         format!("{place}@{}", offset + 1),
         format!("{place}@{}", offset - 1),
         format!("flights/0@{offset}"),
-    ] {
-        skip(&client, "latest", &wrong, "a guess")?
-            .expect_problem(409, "not-blocked")?
-            .expect_words(&[&at])?;
+    ];
+    // The cluster may hear of the block a moment later than this host.
+    wait_until_ok(GENEROUS, "the refusal to say where it is blocked", || {
+        refused(&wrong[0])
+    })?;
+    for wrong in &wrong {
+        refused(wrong)?;
     }
     let done = skip(&client, "latest", &at, "broken sensor")?
         .expect_status(200)?
@@ -445,7 +482,7 @@ fn a_skip_is_heard_by_a_build_that_is_blocked() -> Result<()> {
         ensure!(plugin["building"]["status"] == "blocked", "{plugin}");
         Ok(())
     })?;
-    skip(&client, "latest", &at, "broken sensor")?.expect_status(200)?;
+    skip_blocked(&client, "latest", &at, "broken sensor", GENEROUS)?.expect_status(200)?;
     wait_serving(&client, "latest", done.deployment, BUILT_WITHIN)?;
     expect_latest(&client, 2)
 }
@@ -462,7 +499,7 @@ fn what_is_paused_blocked_or_skipped_is_seen_by_a_later_host() -> Result<()> {
     post(&client, "latest", "resume")?.expect_status(200)?;
     let blocked = wait_blocked(&client, "latest", GENEROUS)?;
     ensure!(blocked["blocked"]["at"] == at, "{blocked}");
-    skip(&client, "latest", &at, "broken sensor")?.expect_status(200)?;
+    skip_blocked(&client, "latest", &at, "broken sensor", GENEROUS)?.expect_status(200)?;
     // Killed right after the answer: it is decided.
     let start = host.kill()?;
     let host = start.ready()?;

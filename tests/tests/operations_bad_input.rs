@@ -5,7 +5,8 @@ use anyhow::{Context, Result, ensure};
 use foldhost_tests::host::{GENEROUS, Host, Start};
 use foldhost_tests::http::{Client, Reply};
 use foldhost_tests::operate::{
-    count_of, deploy, migrating, plugin, post, settled, skip, version, wait_blocked, wait_serving,
+    count_of, deploy, migrating, plugin, post, settled, skip, skip_blocked, version, wait_blocked,
+    wait_serving,
 };
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
 use foldhost_tests::{wait, wasm};
@@ -121,15 +122,23 @@ fn what_cannot_be_skipped() -> Result<()> {
     let (partition, offset) = client.append_all("events", &[poison])?[0];
     wait_blocked(&client, "latest", GENEROUS)?;
     let at = format!("events/{partition}@{offset}");
-    for wrong in [
+    let refused = |wrong: &str| {
+        skip(&client, "latest", wrong, "a guess")?
+            .expect_problem(409, "not-blocked")?
+            .expect_words(&[wrong, &at])
+    };
+    let wrong = [
         format!("events/{partition}@{}", offset + 1),
         format!("events/{}@{offset}", (partition + 1) % 4),
         format!("flights/{partition}@{offset}"),
         "events/99@0".to_owned(),
-    ] {
-        skip(&client, "latest", &wrong, "a guess")?
-            .expect_problem(409, "not-blocked")?
-            .expect_words(&[&wrong, &at])?;
+    ];
+    // The cluster may hear of the block a moment later than this host.
+    wait::wait_until_ok(GENEROUS, "the refusal to say where it is blocked", || {
+        refused(&wrong[0])
+    })?;
+    for wrong in &wrong {
+        refused(wrong)?;
     }
     ensure!(plugin(&client, "latest")?["skips"] == json!([]));
     Ok(())
@@ -285,13 +294,8 @@ fn operations_need_their_scope() -> Result<()> {
     let poison = json!({"key": "k", "value_text": "{not json"});
     let (partition, offset) = admin.append_all("events", &[poison])?[0];
     wait_blocked(&admin, "latest", GENEROUS)?;
-    skip(
-        &admin,
-        "latest",
-        &format!("events/{partition}@{offset}"),
-        "broken",
-    )?
-    .expect_status(200)?;
+    let at = format!("events/{partition}@{offset}");
+    skip_blocked(&admin, "latest", &at, "broken", GENEROUS)?.expect_status(200)?;
     post(&admin, "latest", "pause")?.expect_status(200)?;
     let plugin = plugin(&admin, "latest")?;
     ensure!(plugin["skips"][0]["principal"] == "admin", "{plugin}");

@@ -28,15 +28,20 @@ fn puts() -> Vec<Value> {
     (0..40).map(put).collect()
 }
 
-/// Waits until each host is live on half of the partitions.
-fn wait_shared(hosts: &[&Host]) -> Result<()> {
+/// Waits until each host is live on half of the partitions, and knows that the other one owns the rest.
+fn wait_shared(one: &Host, other: &Host) -> Result<()> {
     wait_until_ok(WITHIN, "both hosts to have their share", || {
-        for host in hosts {
+        for (host, elsewhere) in [(one, other), (other, one)] {
             let plugin = plugin(&host.client()?, "documents")?;
             let live = partitions(&plugin)?
                 .iter()
                 .filter(|it| it["status"] == "live" && it["degraded"] != true);
             ensure!(live.count() == PARTITIONS / 2, "{plugin}");
+            for partition in partitions(&plugin)? {
+                let (owner, is_here) = (&partition["owner"], !partition["status"].is_null());
+                ensure!(owner.is_string(), "{plugin}");
+                ensure!(is_here || *owner == elsewhere.url(), "{plugin}");
+            }
         }
         Ok(())
     })
@@ -70,14 +75,18 @@ fn a_batch_and_a_feed_name_the_owner_of_what_is_elsewhere() -> Result<()> {
     let start = |name: &str| -> Result<Host> {
         let folder = scratch.join(name);
         std::fs::create_dir_all(&folder)?;
-        Start::serve(&folder).config(&config).ready()
+        // Nobody is killed: a machine that stands still for a while must not move partitions either.
+        let start = Start::serve(&folder).config(&config);
+        start
+            .environment("FOLDHOST__KAFKA__SESSION_TIMEOUT_MS", "60000")
+            .ready()
     };
     let one = start("one")?;
     let code = wasm::with_field(&documents()?, "changes", "true")?;
     deploy(&one.client()?, "documents", "", &code)?.expect(201, "created")?;
     wait_deciding(&one.client()?, "documents", &["d0", "d1", "d2", "d3"])?;
     let other = start("other")?;
-    wait_shared(&[&one, &other])?;
+    wait_shared(&one, &other)?;
 
     // What is the host's own is done; of the rest, it names the owner.
     let lines = batch(&one.client()?, "documents", &puts())?;

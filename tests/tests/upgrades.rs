@@ -16,7 +16,8 @@ use foldhost_tests::host::{GENEROUS, Start, run_in, run_well, shown};
 use foldhost_tests::http::{Client, number};
 use foldhost_tests::load::{Code, Load, Plan, Target};
 use foldhost_tests::operate::{
-    blocked, code, count_of, deploy, partitions, plugin, post, version, wait_blocked, wait_serving,
+    blocked, code, count_of, deploy, partitions, plugin, post, settled, version, wait_blocked,
+    wait_serving,
 };
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
 use foldhost_tests::utilisation::in_motion;
@@ -467,6 +468,10 @@ fn the_command_line_of_operations() -> Result<()> {
         plugin(&client, "latest")?["version"] == "3.0.0",
         "--wait came back too early"
     );
+    // It answers, and nothing else is accepted until what answered before has retired.
+    wait_until_ok(GENEROUS, "nothing to be under way", || {
+        settled(&client, "latest")
+    })?;
     run(&["plugin", "rollback", "latest", "--wait"])?;
     ensure!(
         plugin(&client, "latest")?["version"] == "2.0.0",
