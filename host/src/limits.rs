@@ -442,8 +442,9 @@ pub const KAFKA_TOPIC_SETTLE_MAX: Duration = Duration::from_secs(30);
 /// are behind, and so will have something soon. A partition whose queue was full is held up so long at most, less than
 /// it takes to empty that queue; shorter waits are questions that brokers answer with nothing, where folding is slow.
 pub const KAFKA_CATCH_UP_FETCH_WAIT_MAX: Duration = Duration::from_millis(40);
-/// The same, of partitions at their ends. What comes is sent at once; only who joins them waits for it.
-pub const KAFKA_TAIL_FETCH_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The same, of partitions at their ends. What comes is sent at once; only who joins them waits for it, and is read where
+/// it was before meanwhile. Each fetch costs a partition that has nothing some ten microseconds.
+pub const KAFKA_TAIL_FETCH_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long a partition counts as behind once much of it was read without an end.
 pub const KAFKA_CATCH_UP_LASTS: Duration = Duration::from_secs(1);
 /// How long leaving a group may take before the membership is given up without it.
