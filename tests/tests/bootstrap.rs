@@ -202,8 +202,8 @@ fn commands_go_on_while_states_are_told(start: &Start, broker: Option<&Broker>) 
             })
             .collect();
         let run = || -> Result<(u64, i64)> {
-            // Of each of four partitions, so that it takes a quarter of a minute.
-            let body = json!({"keys_per_second": keys / 60, "reason": "a view that comes later"});
+            // Of each of four partitions, so that it takes ten seconds.
+            let body = json!({"keys_per_second": keys / 40, "reason": "a view that comes later"});
             let headers = [("content-type", "application/json")];
             let body = Some(body.to_string().into_bytes());
             let asked = client.send("POST", "/v1/plugins/documents/emit-state", &headers, body)?;
