@@ -184,6 +184,21 @@ pub fn settled(client: &Client, name: &str) -> Result<Value> {
     }
 }
 
+/// Waits until the store has all that this host has folded.
+///
+/// # Errors
+/// If it has not within `deadline`, with what was seen last.
+pub fn wait_committed(client: &Client, name: &str, deadline: Duration) -> Result<()> {
+    wait_until_ok(deadline, "all that was folded to be committed", || {
+        let plugin = plugin(client, name)?;
+        for partition in partitions(&plugin)? {
+            let next = number(&partition["position"]).map_or(0, |position| position + 1);
+            ensure!(count_of(partition, "committed")? >= next, "{plugin}");
+        }
+        Ok(())
+    })
+}
+
 /// Waits until a partition of the serving generation is blocked; gives it.
 ///
 /// # Errors

@@ -17,7 +17,8 @@ use foldhost_tests::http::{Client, Reply, number};
 use foldhost_tests::kafka::{self, Broker};
 use foldhost_tests::load::{Load, Plan, Target};
 use foldhost_tests::operate::{
-    count_of, deploy, partitions, plugin, settled, version, wait_blocked, wait_serving,
+    count_of, deploy, partitions, plugin, settled, version, wait_blocked, wait_committed,
+    wait_serving,
 };
 use foldhost_tests::paths::{Scratch, prebuilt_plugin};
 use foldhost_tests::small_disk::SmallDisk;
@@ -469,7 +470,7 @@ fn an_object_store_that_fails_for_a_while_loses_nothing() -> Result<()> {
     host.deploy_prebuilt("counter", "")?;
     client.append_all("flights", &round())?;
     wait_rounds(&host, &client, 1)?;
-    wait_committed(&client).context("before anything fails")?;
+    wait_committed(&client, "counter", BACK_WITHIN).context("before anything fails")?;
     let target = Target::new(&client);
     let load = questions(&target);
 
@@ -506,7 +507,7 @@ fn an_object_store_that_fails_for_a_while_loses_nothing() -> Result<()> {
     );
 
     disk.set_read_only(false)?;
-    wait_committed(&client).with_context(|| host.log_tail())?;
+    wait_committed(&client, "counter", BACK_WITHIN).with_context(|| host.log_tail())?;
     wait_until_ok(BACK_WITHIN, "nothing to be degraded", || {
         let degraded = degraded(&client)?;
         ensure!(degraded.is_empty(), "{degraded:?}");
@@ -551,17 +552,5 @@ fn a_kill_while_the_object_store_fails_loses_nothing() -> Result<()> {
     disk.give_back()?;
     host.wait_ready()?;
     wait_rounds(&host, &client, 3)?;
-    wait_committed(&client).with_context(|| host.log_tail())
-}
-
-/// Waits until the store has all that was folded.
-fn wait_committed(client: &Client) -> Result<()> {
-    wait_until_ok(BACK_WITHIN, "all that was folded to be committed", || {
-        let plugin = plugin(client, "counter")?;
-        for partition in partitions(&plugin)? {
-            let position = number(&partition["position"]).map_or(0, |position| position + 1);
-            ensure!(count_of(partition, "committed")? >= position, "{plugin}");
-        }
-        Ok(())
-    })
+    wait_committed(&client, "counter", BACK_WITHIN).with_context(|| host.log_tail())
 }
