@@ -128,12 +128,7 @@ fn bench(mut words: impl Iterator<Item = String>) -> Result<Args> {
         }
     }
     if args.rounds == 0 {
-        // A curve compares what was measured within minutes of each other, and there is one contestant.
-        args.rounds = if args.quick || args.mode == Mode::Growth {
-            1
-        } else {
-            ROUNDS
-        };
+        args.rounds = if args.quick { 1 } else { ROUNDS };
     }
     if args.events == 0 {
         args.events = match args.mode {

@@ -3,6 +3,9 @@
 //!
 //! Every curve is folded by the real host from a real Kafka, each point by a host of its own with nothing on it.
 //!
+//! What is compared is measured in turn, round after round; what takes long (more keys than fit into memory, hosts that
+//! idle) in the first round only.
+//!
 //! Invariant: nothing is reported of a fold whose states were not found to be right.
 
 mod curves;
@@ -43,9 +46,13 @@ impl Figures {
         median(self.0.get(figure)?)
     }
 
-    /// How many times `base` a figure is.
-    fn ratio(&self, figure: &str, base: &str) -> Option<f64> {
-        Some(self.median(figure)? / self.median(base)?)
+    /// How many times `base` a figure is, in each round in which both were measured. Empty without one.
+    fn ratios(&self, figure: &str, base: &str) -> Vec<f64> {
+        let of = |figure: &str| self.0.get(figure).into_iter().flatten();
+        of(figure)
+            .zip(of(base))
+            .map(|(value, base)| value / base)
+            .collect()
     }
 
     fn medians(&self) -> Value {
@@ -104,11 +111,7 @@ pub(crate) fn run(args: &Args) -> Result<(String, Value)> {
     bed.broker.create_topic(EMPTY_TOPIC, 1)?;
     let mut figures = Figures::default();
     for curve in curves.iter().filter(|curve| args.takes(curve.name)) {
-        for point in &curve.points {
-            eprintln!("bench: {}: {}", curve.name, point.shown);
-            curves::measure(&bed, curve, point, &mut figures)
-                .with_context(|| format!("{}: {}", curve.name, point.shown))?;
-        }
+        curves::measure(&bed, curve, &mut figures)?;
     }
     if args.takes(IDLE) {
         idle::measure(&bed, &mut figures)?;

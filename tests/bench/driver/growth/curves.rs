@@ -60,6 +60,8 @@ pub(super) struct Point {
     pub(super) input: Input,
     /// How many plugins fold it.
     pub(super) plugins: usize,
+    /// Whether it takes so long that it is measured in the first round only.
+    is_long: bool,
 }
 
 impl Point {
@@ -67,6 +69,7 @@ impl Point {
         Self {
             shown: shown.to_owned(),
             plugins: 1,
+            is_long: false,
             input: Input {
                 topic: format!("growth-{curve}-{}", input.name),
                 ..input
@@ -102,7 +105,10 @@ fn keys(args: &Args) -> Curve {
     ];
     let points = sizes.map(|(name, shown, keys)| {
         let events = args.events.max(keys + args.events / 2);
-        Point::new("keys", shown, Input::new(name, keys, events))
+        Point {
+            is_long: name == beyond.0,
+            ..Point::new("keys", shown, Input::new(name, keys, events))
+        }
     });
     Curve {
         name: "keys",
@@ -174,36 +180,52 @@ fn states(args: &Args) -> Curve {
     }
 }
 
-/// Measures a point in every round, on one topic.
+/// Measures the points of a curve in turn, round after round, each on a topic of its own.
 ///
 /// # Errors
-/// If a host does not fold it, or has other states than it must.
-pub(super) fn measure(
+/// If a host does not fold what it must, or has other states than it must.
+pub(super) fn measure(bed: &Bed<'_>, curve: &Curve, figures: &mut Figures) -> Result<()> {
+    for point in &curve.points {
+        topic::fill(&bed.broker, &point.input)?;
+    }
+    for round in 1..=bed.args.rounds {
+        let points = curve.points.iter();
+        for point in points.filter(|point| round == 1 || !point.is_long) {
+            eprintln!("bench: {}: {}, round {round}", curve.name, point.shown);
+            measure_point(bed, curve, point, round, figures)
+                .with_context(|| format!("{}: {}", curve.name, point.shown))?;
+        }
+    }
+    for point in &curve.points {
+        bed.broker.delete_topic(&point.input.topic)?;
+    }
+    Ok(())
+}
+
+fn measure_point(
     bed: &Bed<'_>,
     curve: &Curve,
     point: &Point,
+    round: usize,
     figures: &mut Figures,
 ) -> Result<()> {
-    topic::fill(&bed.broker, &point.input)?;
     let wanted = point.input.check();
-    for round in 1..=bed.args.rounds {
-        let cluster = format!("{}-{}-{round}", curve.name, point.input.name);
-        bed.with_host(&cluster, |host| {
-            let measured = fold(bed.args, host, curve, point)?;
-            for name in names(point) {
-                wanted.expect(host.check_of(&name)?).context(name)?;
-            }
-            for (figure, value) in measured {
-                figures.add(curve.figure(point, figure), value);
-            }
-            Ok(())
-        })?;
-        if curve.is_of_keys && point.input.keys <= HASH_MAP_KEYS_MAX {
-            let us = hash_map::us_per_event(&point.input);
-            figures.add(curve.figure(point, figure::HASH_MAP), us);
+    let cluster = format!("{}-{}-{round}", curve.name, point.input.name);
+    bed.with_host(&cluster, |host| {
+        let measured = fold(bed.args, host, curve, point)?;
+        for name in names(point) {
+            wanted.expect(host.check_of(&name)?).context(name)?;
         }
+        for (figure, value) in measured {
+            figures.add(curve.figure(point, figure), value);
+        }
+        Ok(())
+    })?;
+    if curve.is_of_keys && point.input.keys <= HASH_MAP_KEYS_MAX {
+        let us = hash_map::us_per_event(&point.input);
+        figures.add(curve.figure(point, figure::HASH_MAP), us);
     }
-    bed.broker.delete_topic(&point.input.topic)
+    Ok(())
 }
 
 fn names(point: &Point) -> impl Iterator<Item = String> {

@@ -40,7 +40,7 @@ struct Idle {
     cpu_us_per_s: f64,
 }
 
-/// Measures both.
+/// Measures both, once: each takes minutes.
 ///
 /// # Errors
 /// If a host does not get to rest.
@@ -57,27 +57,20 @@ pub(super) fn measure(bed: &Bed<'_>, figures: &mut Figures) -> Result<()> {
     for input in &inputs {
         topic::fill(&bed.broker, input)?;
     }
-    for round in 1..=bed.args.rounds {
-        let mut measured = Vec::new();
-        for input in &inputs {
-            eprintln!("bench: idle: {} partition(s)", input.partitions);
-            let cluster = format!("idle-{}-{round}", input.partitions);
-            let idle = bed.with_host(&cluster, |host| of_host(bed, host, input))?;
-            figures.add(
-                format!("idle_{}_rss_bytes", input.name),
-                idle.resident_bytes,
-            );
-            figures.add(
-                format!("idle_{}_cpu_us_per_s", input.name),
-                idle.cpu_us_per_s,
-            );
-            measured.push(idle);
-        }
-        let each = |few: f64, many: f64| (many - few) / f64::from(PARTITIONS[1] - PARTITIONS[0]);
-        let (few, many) = (&measured[0], &measured[1]);
-        figures.add(BYTES, each(few.resident_bytes, many.resident_bytes));
-        figures.add(CPU, each(few.cpu_us_per_s, many.cpu_us_per_s));
+    let mut measured = Vec::new();
+    for input in &inputs {
+        eprintln!("bench: idle: {} partition(s)", input.partitions);
+        let cluster = format!("idle-{}", input.partitions);
+        let idle = bed.with_host(&cluster, |host| of_host(bed, host, input))?;
+        let of_host = |what: &str| format!("idle_{}_{what}", input.name);
+        figures.add(of_host("rss_bytes"), idle.resident_bytes);
+        figures.add(of_host("cpu_us_per_s"), idle.cpu_us_per_s);
+        measured.push(idle);
     }
+    let each = |few: f64, many: f64| (many - few) / f64::from(PARTITIONS[1] - PARTITIONS[0]);
+    let (few, many) = (&measured[0], &measured[1]);
+    figures.add(BYTES, each(few.resident_bytes, many.resident_bytes));
+    figures.add(CPU, each(few.cpu_us_per_s, many.cpu_us_per_s));
     Ok(())
 }
 

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use super::curves::{Curve, Point, figure};
 use super::{Figures, idle, neighbours};
 use crate::args::Args;
-use crate::report::{machine, shown};
+use crate::measure::median;
+use crate::report::{machine, shown, spread};
 
 /// Most that an event may cost with a million keys, in what it costs with a thousand.
 const KEYS_RATIO_MAX: f64 = 1.5;
@@ -22,7 +23,8 @@ pub(super) fn text(args: &Args, curves: &[Curve], figures: &Figures) -> String {
     let size = if args.quick { ", quick" } else { "" };
     let _ = writeln!(
         text,
-        "Written by `tests/bench/run --growth`: {} round(s){size}, medians; foldhost with its defaults, broker and \
+        "Written by `tests/bench/run --growth`: {} round(s){size}, medians, ratios by round: the middle one (lowest \
+         – highest); most keys and idle partitions in the first round only. foldhost with its defaults, broker and \
          host on one machine ({}). CPU time is that of the host's process, from before the deployment; every \
          state was compared with what the input's generator says.\n",
         args.rounds,
@@ -49,10 +51,11 @@ impl Goals {
         }
     }
 
-    fn ratio_at_most(&mut self, what: &str, goal: f64, value: Option<f64>) {
-        let found = value.unwrap_or(f64::NAN);
-        let goal_shown = format!("≤ {goal} ×");
-        self.row(what, found <= goal, &goal_shown, value, &times(found));
+    fn ratio_at_most(&mut self, what: &str, goal: f64, ratios: &[f64]) {
+        let value = median(ratios);
+        let is_below = value.is_some_and(|found| found <= goal);
+        let shown = format!("{} ×", spread(ratios));
+        self.row(what, is_below, &format!("≤ {goal} ×"), value, &shown);
     }
 
     fn below(&mut self, what: &str, goal: f64, unit: &str, value: Option<f64>) {
@@ -66,18 +69,19 @@ impl Goals {
 fn goals(text: &mut String, curves: &[Curve], figures: &Figures) {
     let mut goals = Goals::default();
     let cpu = |curve: &str, point: &str| format!("{curve}_{point}_{}", figure::CPU);
-    let keys = figures.ratio(&cpu("keys", "1m"), &cpu("keys", "1k"));
+    let keys = figures.ratios(&cpu("keys", "1m"), &cpu("keys", "1k"));
     goals.ratio_at_most(
         "CPU for an event, 1 million keys against 1 thousand",
         KEYS_RATIO_MAX,
-        keys,
+        &keys,
     );
     let plugins = curves.iter().find(|curve| curve.name == "plugins");
     if let Some(most) = plugins.and_then(|curve| curve.points.last()) {
         let count = f64::from(u32::try_from(most.plugins).unwrap_or(u32::MAX));
-        let each = figures.ratio(&cpu("plugins", &most.input.name), &cpu("plugins", "1"));
+        let each = figures.ratios(&cpu("plugins", &most.input.name), &cpu("plugins", "1"));
+        let all: Vec<f64> = each.iter().map(|each| each * count).collect();
         let what = format!("CPU of {count} plugins on one topic against that of one");
-        goals.ratio_at_most(&what, count, each.map(|each| each * count));
+        goals.ratio_at_most(&what, count, &all);
     }
     let bytes = figures.median(idle::BYTES);
     goals.below("memory of an idle partition", IDLE_BYTES_MAX, "B", bytes);
@@ -89,17 +93,13 @@ fn goals(text: &mut String, curves: &[Curve], figures: &Figures) {
         idle_cpu,
     );
     for (name, what) in neighbours::NEIGHBOURS {
-        let ratio = beside(figures, name);
-        let found = ratio.unwrap_or(f64::NAN);
+        let ratios = beside(figures, name);
+        let ratio = median(&ratios);
         let what = format!("p99 of point queries beside a plugin that {what}");
         let goal = format!("< {NEIGHBOUR_RATIO_MAX} ×");
-        goals.row(
-            &what,
-            found < NEIGHBOUR_RATIO_MAX,
-            &goal,
-            ratio,
-            &times(found),
-        );
+        let is_below = ratio.is_some_and(|found| found < NEIGHBOUR_RATIO_MAX);
+        let shown = format!("{} ×", spread(&ratios));
+        goals.row(&what, is_below, &goal, ratio, &shown);
     }
     if !goals.0.is_empty() {
         let rows = goals.0;
@@ -112,13 +112,13 @@ fn goals(text: &mut String, curves: &[Curve], figures: &Figures) {
 
 fn table(text: &mut String, curve: &Curve, figures: &Figures) {
     let of = |point: &Point, figure: &str| figures.median(&curve.figure(point, figure));
-    let Some(base) = curve
-        .points
-        .first()
-        .and_then(|point| of(point, figure::CPU))
-    else {
+    let Some(first) = curve.points.first() else {
         return;
     };
+    if of(first, figure::CPU).is_none() {
+        return;
+    }
+    let base = curve.figure(first, figure::CPU);
     let per = if curve.name == "plugins" {
         "CPU µs an event and plugin"
     } else {
@@ -154,7 +154,7 @@ fn table(text: &mut String, curve: &Curve, figures: &Figures) {
             "| {} | {events} | {} | {} | {} | {} |",
             point.shown,
             shown(cpu),
-            times(cpu / base),
+            times(&figures.ratios(&curve.figure(point, figure::CPU), &base)),
             shown(rate),
             shown(peak)
         );
@@ -172,15 +172,14 @@ fn cells_of_keys(text: &mut String, curve: &Curve, point: &Point, figures: &Figu
     let cell = |value: Option<f64>| value.map_or_else(String::new, shown);
     let first = curve.points.first();
     let first = first.map(|first| curve.figure(first, figure::HASH_MAP));
-    let against =
-        first.and_then(|first| figures.ratio(&curve.figure(point, figure::HASH_MAP), &first));
+    let against = first.map(|first| figures.ratios(&curve.figure(point, figure::HASH_MAP), &first));
     let _ = write!(
         text,
         " {} | {} | {} | {} |",
         cell(of(figure::CPU_AGAIN)),
         cell(of(figure::RATE_AGAIN)),
         cell(of(figure::HASH_MAP)),
-        against.map_or_else(String::new, times)
+        times(&against.unwrap_or_default())
     );
 }
 
@@ -215,7 +214,7 @@ fn neighbours_table(text: &mut String, figures: &Figures) {
     let row = |text: &mut String, name: &str, what: &str| {
         let of = |quantile| figures.median(&neighbours::figure(name, quantile));
         if let (Some(p50), Some(p99)) = (of("p50"), of("p99")) {
-            let against = beside(figures, name).map_or_else(String::new, times);
+            let against = times(&beside(figures, name));
             let _ = writeln!(
                 text,
                 "| {what} | {} | {} | {against} |",
@@ -241,16 +240,17 @@ fn neighbours_table(text: &mut String, figures: &Figures) {
     text.push('\n');
 }
 
-/// How many times the p99 alone it is beside a neighbour.
-fn beside(figures: &Figures, neighbour: &str) -> Option<f64> {
-    figures.ratio(
+/// How many times the p99 alone it is beside a neighbour, in each round.
+fn beside(figures: &Figures, neighbour: &str) -> Vec<f64> {
+    figures.ratios(
         &neighbours::figure(neighbour, "p99"),
         &neighbours::figure(neighbours::ALONE, "p99"),
     )
 }
 
-fn times(ratio: f64) -> String {
-    format!("{ratio:.2} ×")
+/// The middle one of the ratios of the rounds; nothing without one.
+fn times(ratios: &[f64]) -> String {
+    median(ratios).map_or_else(String::new, |ratio| format!("{ratio:.2} ×"))
 }
 
 /// As [`shown`], also of a difference that came out below zero.
