@@ -97,14 +97,15 @@ impl KafkaLog {
         })
     }
 
-    /// The producer of plain appends; a new one if the last cannot write any more.
-    fn appender(&self) -> Result<Arc<Writer>, LogError> {
+    /// The producer of plain appends, the first to `topic`; a new one if the last cannot write any more.
+    fn appender(&self, topic: &TopicName) -> Result<Arc<Writer>, LogError> {
         let mut slot = self.appender.lock();
         if let Some(writer) = slot.as_ref().filter(|writer| writer.fatal().is_none()) {
             return Ok(Arc::clone(writer));
         }
         let config = self.settings.writer("append");
         let writer = Arc::new(Writer::new(&config, "append", Arc::clone(&self.placing))?);
+        writer.connect(topic);
         *slot = Some(Arc::clone(&writer));
         Ok(writer)
     }
@@ -176,7 +177,7 @@ impl Log for KafkaLog {
         self.topics.partitions(topic).await?;
         let records = records.into_iter().map(|record| (topic.clone(), record));
         let placed = self.placing.place(records).await?;
-        self.appender()?.write(&placed, false).await
+        self.appender(topic)?.write(&placed, false).await
     }
 
     async fn transactional(&self, id: &str) -> Result<Box<dyn TransactionalWriter>, LogError> {
