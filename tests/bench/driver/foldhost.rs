@@ -164,17 +164,7 @@ impl Foldhost {
     /// # Errors
     /// If it does not get there.
     pub(crate) fn wait_committed(&self, name: &str) -> Result<()> {
-        let what = format!("{name} to commit what it has folded");
-        wait_until_ok(WITHIN, &what, || {
-            let plugin = operate::plugin(&self.client, name)?;
-            for partition in plugin["partitions"].as_array().context("no partitions")? {
-                let position = number(&partition["position"]);
-                let folded = position.map_or(0, |position| position + 1);
-                let committed = number(&partition["committed"]).unwrap_or(0);
-                ensure!(committed >= folded, "{committed} of {folded}");
-            }
-            Ok(())
-        })
+        operate::wait_committed(&self.client, name, WITHIN)
     }
 
     /// Deploys the fold and waits until it has everything; CPU time and memory are those until it is committed.

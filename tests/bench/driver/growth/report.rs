@@ -52,10 +52,20 @@ impl Goals {
     }
 
     fn ratio_at_most(&mut self, what: &str, goal: f64, ratios: &[f64]) {
-        let value = median(ratios);
-        let is_below = value.is_some_and(|found| found <= goal);
+        let is_reached = |found| found <= goal;
+        self.ratio(what, is_reached, &format!("≤ {goal} ×"), ratios);
+    }
+
+    fn ratio_below(&mut self, what: &str, goal: f64, ratios: &[f64]) {
+        let is_reached = |found| found < goal;
+        self.ratio(what, is_reached, &format!("< {goal} ×"), ratios);
+    }
+
+    /// A goal for the middle one of the ratios of the rounds.
+    fn ratio(&mut self, what: &str, is_reached: impl Fn(f64) -> bool, goal: &str, ratios: &[f64]) {
+        let middle = median(ratios);
         let shown = format!("{} ×", spread(ratios));
-        self.row(what, is_below, &format!("≤ {goal} ×"), value, &shown);
+        self.row(what, middle.is_some_and(is_reached), goal, middle, &shown);
     }
 
     fn below(&mut self, what: &str, goal: f64, unit: &str, value: Option<f64>) {
@@ -93,13 +103,8 @@ fn goals(text: &mut String, curves: &[Curve], figures: &Figures) {
         idle_cpu,
     );
     for (name, what) in neighbours::NEIGHBOURS {
-        let ratios = beside(figures, name);
-        let ratio = median(&ratios);
         let what = format!("p99 of point queries beside a plugin that {what}");
-        let goal = format!("< {NEIGHBOUR_RATIO_MAX} ×");
-        let is_below = ratio.is_some_and(|found| found < NEIGHBOUR_RATIO_MAX);
-        let shown = format!("{} ×", spread(&ratios));
-        goals.row(&what, is_below, &goal, ratio, &shown);
+        goals.ratio_below(&what, NEIGHBOUR_RATIO_MAX, &beside(figures, name));
     }
     if !goals.0.is_empty() {
         let rows = goals.0;
@@ -112,12 +117,10 @@ fn goals(text: &mut String, curves: &[Curve], figures: &Figures) {
 
 fn table(text: &mut String, curve: &Curve, figures: &Figures) {
     let of = |point: &Point, figure: &str| figures.median(&curve.figure(point, figure));
-    let Some(first) = curve.points.first() else {
+    let is_measured = |point: &&Point| of(point, figure::CPU).is_some();
+    let Some(first) = curve.points.first().filter(is_measured) else {
         return;
     };
-    if of(first, figure::CPU).is_none() {
-        return;
-    }
     let base = curve.figure(first, figure::CPU);
     let per = if curve.name == "plugins" {
         "CPU µs an event and plugin"
