@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, other: &Path) -> Result<(String, Value)> {
          of the other |\n|---|---|---|---|---|---|\n",
     );
     let mut medians = Map::new();
-    for (name, keys) in [("100k", 100_000), ("1m", 1_000_000)] {
+    for (name, keys) in [("1k", 1_000), ("100k", 100_000), ("1m", 1_000_000)] {
         if !args.takes(name) {
             continue;
         }

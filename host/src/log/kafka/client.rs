@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka_sys as sys;
 use tokio::sync::Notify;
@@ -19,7 +20,31 @@ use tokio::task::AbortHandle;
 use crate::limits;
 
 use super::context::Context;
+use super::error;
 use super::native::{Events, NativeHandle};
+
+/// Questions about a topic after which a producer is connected to a broker that told of itself: the first may be
+/// answered, or cut off, by an address that it was given, which it then leaves.
+const CONNECTING_QUESTIONS: u32 = 3;
+
+/// Connects a producer; blocks, for [`limits::KAFKA_REQUEST_MAX`] at most. That no broker answers, whoever writes finds
+/// out.
+///
+/// librdkafka asks for the id of an idempotent producer when metadata come, and for the coordinator of a transactional
+/// one when it is opened, if it has a connection then, and else half a second later (`rd_kafka_idemp_pid_fsm`,
+/// `rd_kafka_txn_coord_query`). The first metadata make it leave the address that they came from for the brokers
+/// themselves, to which it has none yet: so they are asked for again.
+pub(super) fn connect<C: ProducerContext>(producer: &BaseProducer<C>, topic: &str) {
+    for _ in 0..CONNECTING_QUESTIONS {
+        let within = limits::KAFKA_REQUEST_MAX / CONNECTING_QUESTIONS;
+        if let Err(error) = producer.client().fetch_metadata(Some(topic), within) {
+            tracing::debug!(topic, %error, "a producer connects");
+            if error::code_of(&error) == Code::OperationTimedOut {
+                return;
+            }
+        }
+    }
+}
 
 /// A client whose events can be served without waiting.
 pub(super) trait Served: NativeHandle {

@@ -14,7 +14,7 @@ use crate::limits;
 use crate::types::{Offset, Partition, TopicName};
 
 use super::super::{LogError, NewRecord, TransactionalWriter};
-use super::client::Client;
+use super::client::{Client, connect};
 use super::context::Context;
 use super::placing::Placing;
 use super::settings::KafkaSettings;
@@ -23,6 +23,9 @@ use super::{blocking, error};
 
 /// How often a commit that was not answered in time is asked for again.
 const COMMIT_ATTEMPTS: u32 = 3;
+
+/// Where brokers write transactions down.
+const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
 /// What to look at where only transactions fail.
 const IF_OTHERS_ARE_ANSWERED: &str = "if the brokers answer other requests, transactions cannot work on them: set \
@@ -109,7 +112,10 @@ pub(super) struct Transactions<'a, C: ProducerContext + 'static> {
 impl<C: ProducerContext + 'static> Transactions<'_, C> {
     /// Fences every earlier producer of the same id.
     pub(super) async fn open(&self) -> Result<(), LogError> {
-        let opened = self.ask(|producer| producer.init_transactions(limits::KAFKA_REQUEST_MAX));
+        let opened = self.ask(|producer| {
+            connect(producer, TRANSACTIONS_TOPIC);
+            producer.init_transactions(limits::KAFKA_REQUEST_MAX)
+        });
         let Err(error) = opened.await? else {
             return Ok(());
         };

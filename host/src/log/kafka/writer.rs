@@ -20,7 +20,7 @@ use crate::limits;
 use crate::types::{Offset, Partition, TopicName};
 
 use super::super::LogError;
-use super::client::Client;
+use super::client::{Client, connect};
 use super::context::{Context, Extended};
 use super::placing::{Failed, Placed, Placing};
 use super::transaction::Transactions;
@@ -28,10 +28,6 @@ use super::{blocking, error, native};
 
 /// How long a full queue is waited for before it is tried again; a report wakes earlier.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(100);
-
-/// Questions about a topic after which a producer is connected to a broker that told of itself: the first may be
-/// answered, or cut off, by an address that it was given, which it then leaves.
-const CONNECTING_QUESTIONS: usize = 3;
 
 /// The context of a producer.
 pub(super) type WriterContext = Extended<Reporting>;
@@ -264,22 +260,9 @@ impl Writer {
     }
 
     /// Connects on a thread of its own, for records of `topic`: what is written meanwhile goes out as soon as it can.
-    ///
-    /// librdkafka asks for the id of an idempotent producer when metadata come, if it has a connection then, and
-    /// else half a second later (`rd_kafka_idemp_pid_fsm`). The first metadata make it leave the address that they
-    /// came from for the brokers themselves, to which it has none yet: so they are asked for again.
     pub(super) fn connect(&self, topic: &TopicName) {
         let (producer, topic) = (Arc::clone(&self.producer), topic.clone());
-        tokio::task::spawn_blocking(move || {
-            for _ in 0..CONNECTING_QUESTIONS {
-                let asked = producer
-                    .client()
-                    .fetch_metadata(Some(topic.as_str()), limits::KAFKA_REQUEST_MAX);
-                if let Err(error) = asked {
-                    tracing::debug!(topic = topic.as_str(), %error, "a producer connects");
-                }
-            }
-        });
+        tokio::task::spawn_blocking(move || connect(&producer, topic.as_str()));
     }
 
     /// Its transactions, under its transactional id.
