@@ -25,7 +25,7 @@ pub(super) mod figure {
     pub(in crate::growth) const CPU_AGAIN: &str = "again_cpu_us_per_event";
     /// As [`RATE`], of the events behind the first of every key.
     pub(in crate::growth) const RATE_AGAIN: &str = "again_events_per_s";
-    /// Time for an event in a bare hash map, in microseconds.
+    /// Time for an event of one plugin in bare hash maps, in microseconds.
     pub(in crate::growth) const HASH_MAP: &str = "hash_map_us_per_event";
 }
 
@@ -46,9 +46,10 @@ pub(super) struct Curve {
     /// What grows.
     pub(super) title: &'static str,
     pub(super) points: Vec<Point>,
-    /// Whether keys grow: then the events behind the first of every key are also measured alone, and so is a bare
-    /// hash map.
+    /// Whether keys grow: then the events behind the first of every key are also measured alone.
     pub(super) is_of_keys: bool,
+    /// Whether bare hash maps are measured as well: what grows is how many states there are.
+    pub(super) has_hash_maps: bool,
 }
 
 /// A point of a curve.
@@ -115,6 +116,7 @@ fn keys(args: &Args) -> Curve {
         title: "Keys",
         points: points.into(),
         is_of_keys: true,
+        has_hash_maps: true,
     }
 }
 
@@ -137,6 +139,7 @@ fn plugins(args: &Args) -> Curve {
         title: "Plugins on one topic",
         points: counts.iter().map(point).collect(),
         is_of_keys: false,
+        has_hash_maps: true,
     }
 }
 
@@ -154,6 +157,7 @@ fn partitions(args: &Args) -> Curve {
         title: "Partitions on one host",
         points: points.into(),
         is_of_keys: false,
+        has_hash_maps: false,
     }
 }
 
@@ -177,6 +181,7 @@ fn states(args: &Args) -> Curve {
         title: "Size of a state, and of the event that it is made of",
         points: points.into(),
         is_of_keys: false,
+        has_hash_maps: false,
     }
 }
 
@@ -221,8 +226,8 @@ fn measure_point(
         }
         Ok(())
     })?;
-    if curve.is_of_keys && point.input.keys <= HASH_MAP_KEYS_MAX {
-        let us = hash_map::us_per_event(&point.input);
+    if curve.has_hash_maps && point.input.keys <= HASH_MAP_KEYS_MAX {
+        let us = hash_map::us_per_event(&point.input, point.plugins);
         figures.add(curve.figure(point, figure::HASH_MAP), us);
     }
     Ok(())

@@ -122,23 +122,23 @@ fn table(text: &mut String, curve: &Curve, figures: &Figures) {
         return;
     };
     let base = curve.figure(first, figure::CPU);
-    let per = if curve.name == "plugins" {
-        "CPU µs an event and plugin"
+    let unit = if curve.name == "plugins" {
+        "µs an event and plugin"
     } else {
-        "CPU µs an event"
+        "µs an event"
     };
-    let (head, line) = if curve.is_of_keys {
-        (
-            " every key seen: CPU µs an event | every key seen: events/s | a bare hash map: µs an event | against \
-             the first |",
-            "---|---|---|---|",
-        )
-    } else {
-        ("", "")
-    };
+    let (mut head, mut line) = (String::new(), String::new());
+    if curve.is_of_keys {
+        head.push_str(" every key seen: CPU µs an event | every key seen: events/s |");
+        line.push_str("---|---|");
+    }
+    if curve.has_hash_maps {
+        let _ = write!(head, " bare hash maps: {unit} | against the first |");
+        line.push_str("---|---|");
+    }
     let _ = writeln!(
         text,
-        "## {}\n\n| | events | {per} | against the first | events/s | peak memory, bytes |{head}\n\
+        "## {}\n\n| | events | CPU {unit} | against the first | events/s | peak memory, bytes |{head}\n\
          |---|---|---|---|---|---|{line}",
         curve.title
     );
@@ -164,6 +164,9 @@ fn table(text: &mut String, curve: &Curve, figures: &Figures) {
         if curve.is_of_keys {
             cells_of_keys(text, curve, point, figures);
         }
+        if curve.has_hash_maps {
+            cells_of_hash_maps(text, curve, point, figures);
+        }
         text.push('\n');
     }
     text.push('\n');
@@ -171,17 +174,22 @@ fn table(text: &mut String, curve: &Curve, figures: &Figures) {
 
 /// The further cells of a row of the curve of keys.
 fn cells_of_keys(text: &mut String, curve: &Curve, point: &Point, figures: &Figures) {
-    let of = |figure: &str| figures.median(&curve.figure(point, figure));
-    let cell = |value: Option<f64>| value.map_or_else(String::new, shown);
+    for figure in [figure::CPU_AGAIN, figure::RATE_AGAIN] {
+        let value = figures.median(&curve.figure(point, figure));
+        let _ = write!(text, " {} |", value.map_or_else(String::new, shown));
+    }
+}
+
+/// The last cells of a row, about bare hash maps.
+fn cells_of_hash_maps(text: &mut String, curve: &Curve, point: &Point, figures: &Figures) {
+    let of = |point: &Point| curve.figure(point, figure::HASH_MAP);
+    let us = figures.median(&of(point));
     let first = curve.points.first();
-    let first = first.map(|first| curve.figure(first, figure::HASH_MAP));
-    let against = first.map(|first| figures.ratios(&curve.figure(point, figure::HASH_MAP), &first));
+    let against = first.map(|first| figures.ratios(&of(point), &of(first)));
     let _ = write!(
         text,
-        " {} | {} | {} | {} |",
-        cell(of(figure::CPU_AGAIN)),
-        cell(of(figure::RATE_AGAIN)),
-        cell(of(figure::HASH_MAP)),
+        " {} | {} |",
+        us.map_or_else(String::new, shown),
         times(&against.unwrap_or_default())
     );
 }
