@@ -1,7 +1,7 @@
 //! This host and another of its own, at the same time on the same topics: what a change to the host makes of its CPU
 //! time and its memory. The mode `--against` of the driver.
 //!
-//! What else the machine does meets both alike: a difference of two per cent shows, where runs one after the other
+//! What else the machine does meets both alike: a difference of three per cent shows, where runs one after the other
 //! differ by twenty.
 //!
 //! Invariant: nothing is reported of a fold whose states were not found to be right.
