@@ -33,6 +33,14 @@ pub const READER_QUEUE_BYTES_MIN: usize = 256 * 1024;
 pub const READER_QUEUES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// What may wait in front of all workers of a host with little memory for states.
 pub const READER_QUEUES_BYTES_MIN: usize = 16 * 1024 * 1024;
+/// Most bytes of records that readers of a host leave for those behind them.
+pub const SHARED_READS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What readers may leave for those behind them on a host with little memory for states.
+pub const SHARED_READS_BYTES_MIN: usize = 8 * 1024 * 1024;
+/// So much that others have left makes a reader stop reading from the log.
+pub const SHARED_READ_AHEAD_BYTES: usize = 1024 * 1024;
+/// How long a reader waits for another one that is about to read the same.
+pub const SHARED_READ_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Bytes of the headers that the host adds to a record: names, the plugin's name, a position, and what
 /// travels from cause to output.
@@ -487,6 +495,7 @@ const _: () = {
     assert!(READER_QUEUE_BYTES_MIN <= READER_QUEUE_BYTES_MAX);
     assert!(READER_QUEUE_BYTES_MAX <= READER_QUEUES_BYTES_MIN);
     assert!(READER_QUEUES_BYTES_MIN <= READER_QUEUES_BYTES_MAX);
+    assert!(SHARED_READS_BYTES_MIN <= SHARED_READS_BYTES_MAX);
     assert!(STATE_CACHE_BYTES_MIN <= STATE_CACHE_BYTES_DEFAULT_MAX);
     assert!(STATE_BLOCK_CACHE_BYTES_MIN <= STATE_BLOCK_CACHE_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= RECORD_BYTES_MAX);

@@ -22,9 +22,9 @@ use crate::cluster::Cluster;
 use crate::config::{Config, MemoryPlan, TopicCreation};
 use crate::http::{self, HttpServices};
 use crate::limits;
-use crate::log::Log;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
 use crate::log::kafka::{KafkaLog, KafkaSettings};
+use crate::log::{Log, SharedReads};
 use crate::manager::{self, Manager, TopicSettings};
 use crate::partition::StateBudget;
 use crate::plugin::engine::{EngineSettings, WasmEngine};
@@ -88,7 +88,7 @@ impl Node {
 
         let metrics = Metrics::new();
         let plan = MemoryPlan::of(&config);
-        let budget = share_memory(&plan, &metrics);
+        let (budget, shared_reads) = share_memory(&plan, &metrics);
         let log_folder = config.data.join("log");
         if config.kafka.is_none() {
             EmbeddedLog::check_format(&log_folder)?;
@@ -122,6 +122,7 @@ impl Node {
             states: Arc::new(store),
             engine: Arc::new(engine),
             budget,
+            shared_reads,
             writer_idle: config.worker.writer_idle,
             clock: clock.clone(),
             metrics: metrics.clone(),
@@ -274,18 +275,20 @@ fn topic_settings(config: &Config) -> TopicSettings {
     }
 }
 
-/// Says who may have how much memory, and makes the budget of the states.
-fn share_memory(plan: &MemoryPlan, metrics: &Metrics) -> StateBudget {
+/// Says who may have how much memory, and makes the budgets of the states and of what readers leave for each other.
+fn share_memory(plan: &MemoryPlan, metrics: &Metrics) -> (StateBudget, SharedReads) {
     tracing::info!("memory: {plan}");
     for (part, bytes) in plan.parts() {
         metrics.memory_plan(part, bytes);
     }
     metrics.memory_plan("changed-states", plan.dirty_states_bytes);
-    StateBudget::planned(
+    let states = StateBudget::planned(
         plan,
         metrics.memory_used("states"),
         metrics.memory_used("changed-states"),
-    )
+    );
+    let left = metrics.memory_used("shared-reads");
+    (states, SharedReads::counted(plan.shared_reads_bytes, left))
 }
 
 fn open_log(

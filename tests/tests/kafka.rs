@@ -258,6 +258,47 @@ fn a_deployment_is_seen_by_every_host() -> Result<()> {
     Ok(())
 }
 
+/// Those that are behind leave each other what they read.
+#[test]
+fn plugins_that_read_a_topic_together_each_fold_all_of_it() -> Result<()> {
+    const RECORDS_PER_KEY: u64 = 500;
+    let broker = kafka::shared()?;
+    let cluster = Cluster::new(&broker, "together")?;
+    let (keys, value) = (keys(), "x".repeat(1_000));
+    let once = || keys.iter().map(|key| (key.as_str(), Some(value.as_str())));
+    let records: Vec<_> = (0..RECORDS_PER_KEY).flat_map(|_| once()).collect();
+    cluster.broker.produce(&cluster.events, &records)?;
+
+    let host = cluster.host("a")?.ready()?;
+    let client = host.client()?;
+    let plugins: Vec<_> = (0..8).map(|number| format!("counter-{number}")).collect();
+    for plugin in &plugins {
+        let parameters = format!("topic=flights={}", cluster.events);
+        client
+            .deploy(plugin, &parameters, prebuilt_plugin("counter")?)?
+            .expect_status(201)?;
+    }
+    let host = host.kill()?.ready()?;
+    let client = host.client()?;
+    for plugin in &plugins {
+        host.wait_caught_up(plugin, GENEROUS)?;
+        for key in &keys {
+            let reply = client.ask(plugin, key, "")?.expect_status(200)?;
+            let count = &reply.json()?["count"];
+            ensure!(*count == RECORDS_PER_KEY, "{plugin}, {key}: {count}");
+        }
+    }
+    wait_until_ok(GENEROUS, "nothing to be left for others", || {
+        let metrics = client.get("/metrics")?.expect_status(200)?;
+        let text = metrics.text();
+        let of = "foldhost_memory_used_bytes{part=\"shared-reads\"} ";
+        let left = text.lines().find_map(|line| line.strip_prefix(of));
+        ensure!(left == Some("0"), "there are {left:?} bytes");
+        Ok(())
+    })?;
+    Ok(())
+}
+
 #[test]
 fn topics_that_are_missing_or_change_are_told() -> Result<()> {
     let broker = kafka::shared()?;

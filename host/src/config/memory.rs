@@ -26,6 +26,8 @@ pub struct MemoryPlan {
     pub block_cache_bytes: usize,
     /// Records that wait in front of the workers.
     pub reader_queues_bytes: usize,
+    /// Records that were read and that plugins behind may want.
+    pub shared_reads_bytes: usize,
     /// The embedded log's cache, and what it has not written to its tables yet; with Kafka, records
     /// that wait to be written.
     pub log_bytes: usize,
@@ -78,6 +80,10 @@ impl MemoryPlan {
                 limits::READER_QUEUES_BYTES_MIN,
                 limits::READER_QUEUES_BYTES_MAX,
             ),
+            shared_reads_bytes: (states_bytes / 8).clamp(
+                limits::SHARED_READS_BYTES_MIN,
+                limits::SHARED_READS_BYTES_MAX,
+            ),
             log_bytes,
             request_bodies_bytes: limits::BODIES_BYTES_MAX,
         }
@@ -85,13 +91,14 @@ impl MemoryPlan {
 
     /// Name and bytes of each part that adds up to the whole.
     #[must_use]
-    pub fn parts(&self) -> [(&'static str, usize); 7] {
+    pub fn parts(&self) -> [(&'static str, usize); 8] {
         [
             ("states", self.states_bytes),
             ("commits", self.commits_bytes),
             ("merges", self.merges_bytes),
             ("block-cache", self.block_cache_bytes),
             ("reader-queues", self.reader_queues_bytes),
+            ("shared-reads", self.shared_reads_bytes),
             ("log", self.log_bytes),
             ("request-bodies", self.request_bodies_bytes),
         ]

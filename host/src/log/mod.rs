@@ -22,11 +22,13 @@ mod framing;
 pub mod kafka;
 mod new_records;
 mod partitioner;
+mod shared;
 
 pub use batch::{HeaderRef, RecordBatch, RecordRef};
 pub use framing::{BadFrame, Framing, SCHEMA_ID_HEADER, Unframed};
 pub use new_records::{Destination, NewRecords};
 pub use partitioner::{Partitioner, murmur2};
+pub use shared::SharedReads;
 
 /// A header of a record; Kafka allows a value to be null. Names that the host writes cost no allocation.
 pub type Header = (Cow<'static, str>, Option<Bytes>);

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::error::Problem;
 use crate::limits;
-use crate::log::Log;
+use crate::log::{Log, SharedReads};
 use crate::partition::StateBudget;
 use crate::plugin::{Inspection, Parameters, PluginEngine};
 use crate::state::StateStore;
@@ -65,6 +65,8 @@ pub struct Context {
     pub engine: Arc<dyn PluginEngine>,
     /// Memory for states.
     pub budget: StateBudget,
+    /// What readers leave for each other.
+    pub shared_reads: SharedReads,
     /// How long a writer may be idle before it is closed.
     pub writer_idle: Duration,
     /// Time.

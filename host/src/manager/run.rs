@@ -447,6 +447,7 @@ impl Running {
         Ports {
             log: self.context.log.clone(),
             readers,
+            shared_reads: self.context.shared_reads.clone(),
             lookups: self.lookups.clone(),
             states: self.context.states.clone(),
             codes: Arc::new(load::Codes::new(&self.plugin, &self.context)),

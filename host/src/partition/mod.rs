@@ -36,7 +36,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::clock::Clock;
-use crate::log::{Log, Partitioner, ReaderSet};
+use crate::log::{Log, Partitioner, ReaderSet, SharedReads};
 use crate::plugin::manifest::Input;
 use crate::state::{StateStore, StoreId};
 use crate::telemetry::Metrics;
@@ -173,6 +173,8 @@ pub struct Ports {
     pub log: Arc<dyn Log>,
     /// Readers of its generation.
     pub readers: Arc<dyn ReaderSet>,
+    /// What readers of the host leave for each other.
+    pub shared_reads: SharedReads,
     /// Looks into the journal and the inputs.
     pub lookups: Lookups,
     /// Where states are kept.

@@ -438,13 +438,24 @@ async fn open_reader(
                 }
                 // Records behind it may have been passed without being folded.
                 if last.offset.next() == checkpoint.next {
-                    return Ok(Ok(reader));
+                    let joined = ports.shared_reads.join(
+                        &ports.readers,
+                        &source,
+                        checkpoint.topic_id,
+                        checkpoint.next,
+                        reader,
+                    );
+                    return Ok(Ok(joined));
                 }
             }
         }
         // Compacted away: nothing to compare with, and the probe has read what is to be folded.
     }
-    Ok(Ok(ports.readers.open(&source, checkpoint.next).await?))
+    let (topic, from) = (checkpoint.topic_id, checkpoint.next);
+    let shared = &ports.shared_reads;
+    Ok(Ok(shared
+        .open(&ports.readers, &source, topic, from)
+        .await?))
 }
 
 /// The records behind `next` were removed before they were folded.

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use super::assemble::Source;
 use super::*;
 use crate::log::embedded::{EmbeddedLog, EmbeddedSettings};
-use crate::log::{Cleanup, Header, NewRecord, NewTopic, RecordBatch};
+use crate::log::{Cleanup, Header, NewRecord, NewTopic, RecordBatch, SharedReads};
 use crate::plugin::manifest::OnError;
 use crate::plugin::{
     BytesColumn, CallError, Capabilities, Command, Decision, Description, FoldInput, Folded,
@@ -362,6 +362,7 @@ impl World {
         let ports = Ports {
             log: self.log.clone(),
             readers: self.readers.clone(),
+            shared_reads: SharedReads::new(1 << 20),
             states: self.states.clone(),
             lookups: Lookups::new(&self.log, "test-lookups"),
             codes: self.codes.clone(),

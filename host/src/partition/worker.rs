@@ -361,7 +361,7 @@ impl Worker {
         let bootstrap_due = self.bootstrap_due_in(now);
         let stands_still = self.paused || self.frozen || self.is_blocked();
         let source = self.handle.spec().source();
-        let from = self.checkpoint.next;
+        let (topic, from) = (self.checkpoint.topic_id, self.checkpoint.next);
         self.batch.leave_headers_out(!self.needs_headers());
         let commit_due = self.commit_due_in(now);
         let publish_due = self.publish_due_in(now);
@@ -427,7 +427,8 @@ impl Worker {
                     Decided::Written(written) => Event::Decided(written),
                 }
             }
-            opened = ports.readers.open(&source, from), if can_read && reader.is_none() => {
+            opened = ports.shared_reads.open(&ports.readers, &source, topic, from),
+                if can_read && reader.is_none() => {
                 Event::Opened(opened)
             }
             read = async { reader.as_mut().expect("guarded").read(batch, LIMITS).await },

@@ -20,6 +20,39 @@ impl BytesColumn {
             .push(u32::try_from(self.data.len()).expect("a batch is smaller than 4 GiB"));
     }
 
+    /// Appends the items of a range of another column.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    pub fn push_part(&mut self, of: &Self, range: Range<usize>) {
+        let Some(last) = range.clone().last() else {
+            return;
+        };
+        let from = of.range(range.start).start;
+        let before = self.data.len();
+        self.data
+            .extend_from_slice(&of.data[from..of.range(last).end]);
+        u32::try_from(self.data.len()).expect("a batch is smaller than 4 GiB");
+        #[allow(
+            clippy::cast_possible_truncation,
+            reason = "just checked for the last one"
+        )]
+        let moved = |end: &u32| (*end as usize - from + before) as u32;
+        self.ends.extend(of.ends[range].iter().map(moved));
+    }
+
+    /// Bytes of the items in a range.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    #[must_use]
+    pub fn part_bytes(&self, range: Range<usize>) -> usize {
+        let last = range.clone().last();
+        last.map_or(0, |last| {
+            self.range(last).end - self.range(range.start).start
+        })
+    }
+
     /// How many items.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -99,6 +132,15 @@ impl OptionalColumn {
         } else {
             Mark::Absent as u8
         });
+    }
+
+    /// Appends the items of a range of another column.
+    ///
+    /// # Panics
+    /// If it has fewer.
+    pub fn push_part(&mut self, of: &Self, range: Range<usize>) {
+        self.items.push_part(&of.items, range.clone());
+        self.marks.extend_from_slice(&of.marks[range]);
     }
 
     /// How many items.

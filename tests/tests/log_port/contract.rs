@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
-use foldhost::log::{LogError, NewRecord, Partitioner, Read, ReadLimits, RecordBatch};
+use foldhost::log::{
+    LogError, NewRecord, Partitioner, Read, ReadLimits, ReaderSet, RecordBatch, SharedReads,
+};
 use foldhost::types::{Offset, Partition};
+use tokio::task::JoinSet;
 
 use crate::bed::{
     Bed, LIMITS, assigned, create, part, partitions, read_committed, read_to_end, recent_end,
@@ -41,6 +44,7 @@ on_both_logs!(
     an_end_that_many_watch_follows_the_log,
     a_read_keeps_to_its_limits,
     dropped_reads_lose_nothing,
+    those_who_share_what_they_read_miss_nothing,
     bad_appends_write_nothing,
     readers_open_anywhere_inside_the_log_only,
     offsets_are_found_by_time,
@@ -278,6 +282,55 @@ async fn dropped_reads_lose_nothing(bed: Bed) -> Result<()> {
         .map(|number| (number, number.to_string()))
         .collect();
     ensure!(rows(&batch) == expected);
+    Ok(())
+}
+
+async fn those_who_share_what_they_read_miss_nothing(bed: Bed) -> Result<()> {
+    const RECORDS: u64 = 20_000;
+    let name = bed.name("shared");
+    let id = create(&*bed.log, &name, 1).await?.id;
+    for from in (0..RECORDS).step_by(4_000) {
+        let some = (from..from + 4_000).map(|number| to(0, &number.to_string()));
+        bed.log.append(&name, some.collect()).await?;
+    }
+    let of = part(&name, 0);
+    let alone = read_to_end(&mut *bed.reader(&of, 0).await?).await?;
+    // What is left for others has room for a tenth of all.
+    let shared = SharedReads::new(100_000);
+    let mut readers = JoinSet::new();
+    for number in 0..6_u64 {
+        let set: Arc<dyn ReaderSet> = Arc::from(bed.log.reader_set(&format!("test-{number}"))?);
+        let (shared, of) = (shared.clone(), of.clone());
+        let from = number % 2 * 1_000;
+        let limits = ReadLimits {
+            records_max: 100 + 50 * usize::try_from(number)?,
+            ..LIMITS
+        };
+        readers.spawn(async move {
+            let mut reader = shared.open(&set, &of, id, Offset(from)).await?;
+            let mut batch = RecordBatch::new();
+            loop {
+                let read = tokio::time::timeout(
+                    Duration::from_millis(1 + number),
+                    reader.read(&mut batch, limits),
+                );
+                // Those that take longer are dropped.
+                let Ok(read) = read.await else { continue };
+                if read? == Read::EndOfPartition {
+                    break;
+                }
+                // Every other one stands still now and then, for longer than anybody waits for it.
+                if number % 2 == 1 && batch.len().is_multiple_of(8) {
+                    tokio::time::sleep(Duration::from_millis(150)).await;
+                }
+            }
+            Ok::<_, LogError>((from, rows(&batch)))
+        });
+    }
+    while let Some(read) = soon("all records", readers.join_next()).await? {
+        let (from, found) = read??;
+        ensure!(found == alone[usize::try_from(from)?..], "from {from}");
+    }
     Ok(())
 }
 
