@@ -30,6 +30,8 @@ pub(super) struct Schedule {
 
 /// Share of the time that commits may take: one part in this many.
 const COST_SHARE: u32 = 20;
+/// What a changed state costs at least; a commit that is larger than the last one is dearer.
+const STATE_COST: Duration = Duration::from_nanos(500);
 /// A partition without an event for so long has time for a commit, whatever it costs.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -48,15 +50,19 @@ impl Schedule {
         self.interval = interval;
     }
 
-    /// How long until a commit is due, when the last event was folded at `folded_at`: never longer than
-    /// [`limits::COMMIT_INTERVAL_MAX`] after the last began. While the partition catches up, folding makes it sooner.
+    /// How long until a commit of so many states is due, when the last event was folded at `folded_at`: never longer
+    /// than [`limits::COMMIT_INTERVAL_MAX`] after the last began. While the partition catches up, folding makes it
+    /// sooner.
     pub(super) fn due_in(
         &self,
         now: Duration,
         folded_at: Duration,
         is_catching_up: bool,
+        states: usize,
     ) -> Duration {
-        let affordable = (self.last_cost * COST_SHARE).min(limits::COMMIT_INTERVAL_MAX);
+        let states = u32::try_from(states).unwrap_or(u32::MAX);
+        let cost = self.last_cost.max(STATE_COST * states);
+        let affordable = (cost * COST_SHARE).min(limits::COMMIT_INTERVAL_MAX);
         let pause = if !is_catching_up {
             let quiet = (folded_at + QUIET).saturating_sub(self.last_start);
             affordable.min(quiet)
@@ -232,8 +238,9 @@ mod tests {
 
     #[test]
     fn a_partition_commits_at_its_interval() {
-        let schedule = Schedule::new(2 * SECOND, SECOND);
-        let due = |now, is_catching_up| schedule.due_in(now, SECOND, is_catching_up);
+        let mut schedule = Schedule::new(2 * SECOND, SECOND);
+        schedule.folded(SECOND);
+        let due = |now, is_catching_up| schedule.due_in(now, SECOND, is_catching_up, 1_000);
         for is_catching_up in [true, false] {
             assert_eq!(due(SECOND, is_catching_up), 2 * SECOND);
             assert_eq!(due(4 * SECOND, is_catching_up), Duration::ZERO);
@@ -245,13 +252,13 @@ mod tests {
         let schedule = after_one_that_took(SECOND, SECOND);
         let now = 2 * SECOND;
         let folded_at = 30 * SECOND;
-        assert_eq!(schedule.due_in(now, folded_at, false), 19 * SECOND);
+        assert_eq!(schedule.due_in(now, folded_at, false, 1), 19 * SECOND);
     }
 
     #[test]
     fn a_partition_that_catches_up_commits_once_it_has_folded_for_long_enough() {
         let mut schedule = after_one_that_took(SECOND / 2, 2 * SECOND);
-        let due = |schedule: &Schedule, now| schedule.due_in(now, 3 * SECOND, true);
+        let due = |schedule: &Schedule, now| schedule.due_in(now, 3 * SECOND, true, 1);
         schedule.folded(9 * SECOND);
         assert_eq!(due(&schedule, 30 * SECOND), 31 * SECOND, "whatever passes");
         schedule.folded(SECOND);
@@ -263,9 +270,20 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_of_many_states_is_put_off_until_folding_has_paid_for_it() {
+        let mut schedule = Schedule::new(2 * SECOND, Duration::ZERO);
+        let due = |schedule: &Schedule, states| schedule.due_in(3 * SECOND, SECOND, true, states);
+        schedule.folded(SECOND);
+        assert_eq!(due(&schedule, 50_000), Duration::ZERO);
+        assert_eq!(due(&schedule, 200_000), 57 * SECOND);
+        schedule.folded(SECOND);
+        assert_eq!(due(&schedule, 200_000), Duration::ZERO);
+    }
+
+    #[test]
     fn a_quiet_partition_has_time_for_an_expensive_commit() {
         let schedule = after_one_that_took(SECOND, 2 * SECOND);
-        let due = |now, folded_at| schedule.due_in(now, folded_at, false);
+        let due = |now, folded_at| schedule.due_in(now, folded_at, false, 1);
         assert_eq!(due(2 * SECOND, 2 * SECOND), SECOND, "at its interval");
         assert_eq!(due(4 * SECOND, 4 * SECOND), SECOND, "once it is quiet");
         assert_eq!(due(5 * SECOND, 4 * SECOND), Duration::ZERO);
@@ -277,7 +295,7 @@ mod tests {
         let folded_at = 100 * SECOND;
         for is_catching_up in [true, false] {
             assert_eq!(
-                schedule.due_in(SECOND, folded_at, is_catching_up),
+                schedule.due_in(SECOND, folded_at, is_catching_up, usize::MAX),
                 limits::COMMIT_INTERVAL_MAX
             );
         }

@@ -39,9 +39,13 @@ pub(super) struct StateTable {
     /// Slots that the commit under way holds; some are dirty again.
     frozen: Vec<u32>,
     dirty_bytes: usize,
+    /// Of frozen ones that are not dirty again.
     frozen_bytes: usize,
-    /// What was dirty when the last commit ended: as much has to fit beside the next one.
-    dirty_beside_bytes: usize,
+    /// What the commit under way began with.
+    freezing_bytes: usize,
+    /// By how much more was dirty or frozen when the last commit ended than when it began: as much has to fit beside
+    /// the next one.
+    grown_beside_bytes: usize,
     bytes: usize,
     /// Of `bytes`, and of dirty and frozen ones, what the budget has been told.
     told_bytes: usize,
@@ -85,7 +89,8 @@ impl StateTable {
             frozen: Vec::new(),
             dirty_bytes: 0,
             frozen_bytes: 0,
-            dirty_beside_bytes: 0,
+            freezing_bytes: 0,
+            grown_beside_bytes: 0,
             bytes: 0,
             told_bytes: 0,
             told_dirty_bytes: 0,
@@ -208,12 +213,15 @@ impl StateTable {
         let before = slot.bytes();
         slot.set(state);
         let after = slot.bytes();
-        if slot.freshness == Freshness::Dirty {
-            self.dirty_bytes = self.dirty_bytes + after - before;
-        } else {
-            slot.freshness = Freshness::Dirty;
-            self.dirty.push(at);
-            self.dirty_bytes += after;
+        match std::mem::replace(&mut slot.freshness, Freshness::Dirty) {
+            Freshness::Dirty => self.dirty_bytes = self.dirty_bytes + after - before,
+            other => {
+                if other == Freshness::Frozen {
+                    self.frozen_bytes -= before;
+                }
+                self.dirty.push(at);
+                self.dirty_bytes += after;
+            }
         }
         self.bytes = self.bytes + after - before;
     }
@@ -224,9 +232,9 @@ impl StateTable {
     /// The later a commit begins, the more often what it writes has changed. It leaves room for what will change
     /// while it is written, going by the last one.
     pub(super) fn is_full(&self, beside_bytes: usize) -> bool {
-        let share = self.budget.dirty_share_bytes();
+        let share = self.budget.dirty_share_bytes(self.told_dirty_bytes);
         let room = if self.frozen.is_empty() {
-            let beside = self.dirty_beside_bytes + self.dirty_beside_bytes / 4;
+            let beside = self.grown_beside_bytes + self.grown_beside_bytes / 4;
             share - beside.clamp(share / 8, share / 2)
         } else {
             share.saturating_sub(self.frozen_bytes)
@@ -254,6 +262,7 @@ impl StateTable {
         assert!(self.frozen.is_empty(), "one commit at a time");
         self.frozen = std::mem::take(&mut self.dirty);
         self.frozen_bytes = std::mem::take(&mut self.dirty_bytes);
+        self.freezing_bytes = self.frozen_bytes;
         let overhead = self.frozen.len() * ENTRY_OVERHEAD_BYTES;
         let mut changes =
             StateChangesBuilder::with_capacity(self.frozen.len(), self.frozen_bytes - overhead);
@@ -280,8 +289,9 @@ impl StateTable {
                 }
             }
         }
+        let until_now = self.dirty_bytes + self.frozen_bytes;
+        self.grown_beside_bytes = until_now.saturating_sub(self.freezing_bytes);
         self.frozen_bytes = 0;
-        self.dirty_beside_bytes = self.dirty_bytes;
         self.tell_budget();
     }
 

@@ -5,8 +5,9 @@
 //! loaded and after it is folded, so that no long replay and no scan of cold keys goes beyond it by
 //! more than a batch; it goes round the partitions as its hand goes round the states of one, so that
 //! an idle partition gives up its states before a busy one loses what it uses. Half of the memory is
-//! for changed states, of which each partition has an equal share: what waits for a commit and what is in
-//! one.
+//! for changed states: what waits for a commit and what is in one. Each partition has an equal share of it, and
+//! what others leave; who has less than its share may fill it even so, until those who have more have committed.
+//! So all together never have more than there is for all states.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -96,10 +97,12 @@ impl StateBudget {
         table
     }
 
-    /// Bytes of changes that one partition may hold, those in a commit included.
-    pub(super) fn dirty_share_bytes(&self) -> usize {
+    /// Bytes of changes that a partition that has so many may hold, those in a commit included.
+    pub(super) fn dirty_share_bytes(&self, own_bytes: usize) -> usize {
         let open = self.0.open.load(Ordering::Relaxed).max(1);
-        self.0.dirty_bytes_max / open
+        let share = self.0.dirty_bytes_max / open;
+        let left = self.0.dirty_bytes_max.saturating_sub(self.0.dirty.get());
+        share.max(own_bytes + left)
     }
 
     pub(in crate::partition) fn account(&self, before: usize, after: usize) {

@@ -106,6 +106,56 @@ fn a_commit_begins_early_enough_for_what_changes_beside_it() {
 }
 
 #[test]
+fn what_changes_again_during_a_commit_counts_once() {
+    let budget = StateBudget::new(8 * cost("a"));
+    let mut table = StateTable::new(true, budget.clone());
+    let change_all = |table: &mut StateTable| {
+        for name in ["a", "b", "c"] {
+            assert!(!table.is_full(0), "before {name} changes");
+            change(table, name.as_bytes(), state("1"));
+        }
+        assert_eq!(budget.dirty_bytes(), 3 * cost("a"));
+    };
+    for _ in 0..3 {
+        change_all(&mut table);
+        drop(table.freeze());
+        change_all(&mut table);
+        assert!(
+            !table.is_full(0),
+            "there is room for one that is not there yet"
+        );
+        table.committed();
+    }
+    change(&mut table, b"d", state("1"));
+    assert!(table.is_full(0));
+}
+
+#[test]
+fn a_partition_may_change_what_others_leave() {
+    let budget = StateBudget::new(64 * cost("00"));
+    let tables: Vec<_> = (0..4).map(|_| budget.open_table()).collect();
+    let fill = |table: &Arc<SharedTable>| {
+        let mut table = table.write();
+        let mut changed = 0;
+        while !table.is_full(0) {
+            change(&mut table, format!("{changed:02}").as_bytes(), state("1"));
+            changed += 1;
+        }
+        changed
+    };
+    assert_eq!(fill(&tables[0]), 28, "all but what is left for the commit");
+    assert_eq!(fill(&tables[1]), 7, "its own share at least");
+    assert_eq!(fill(&tables[2]), 7);
+    assert!(budget.dirty_bytes() <= 64 * cost("00"));
+    for table in &tables {
+        drop(table.write().freeze());
+        table.write().committed();
+    }
+    assert_eq!(budget.dirty_bytes(), 0);
+    assert_eq!(fill(&tables[3]), 28);
+}
+
+#[test]
 fn only_clean_states_leave_and_an_incomplete_table_asks_the_store() {
     let budget = StateBudget::new(0);
     let table = budget.open_table();

@@ -72,7 +72,9 @@ impl Worker {
             return Some(Duration::ZERO);
         }
         let is_catching_up = self.phase() == Phase::Replaying;
-        Some(self.schedule.due_in(now, self.folded_at, is_catching_up))
+        let states = self.handle.shared.table.read().dirty_keys();
+        let schedule = &self.schedule;
+        Some(schedule.due_in(now, self.folded_at, is_catching_up, states))
     }
 
     /// How long until what was made is to be published.
