@@ -39,7 +39,9 @@ pub const SHARED_READS_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const SHARED_READS_BYTES_MIN: usize = 8 * 1024 * 1024;
 /// So much that others have left makes a reader stop reading from the log.
 pub const SHARED_READ_AHEAD_BYTES: usize = 1024 * 1024;
-/// How long a reader waits for another one that is about to read the same.
+/// How long a reader may wait for another one that is about to read the same, before it has worked for anything.
+pub const SHARED_READ_WAIT_MIN: Duration = Duration::from_millis(20);
+/// How long it waits at most, however long it has worked.
 pub const SHARED_READ_WAIT_MAX: Duration = Duration::from_millis(100);
 
 /// Bytes of the headers that the host adds to a record: names, the plugin's name, a position, and what
@@ -496,6 +498,7 @@ const _: () = {
     assert!(READER_QUEUE_BYTES_MAX <= READER_QUEUES_BYTES_MIN);
     assert!(READER_QUEUES_BYTES_MIN <= READER_QUEUES_BYTES_MAX);
     assert!(SHARED_READS_BYTES_MIN <= SHARED_READS_BYTES_MAX);
+    assert!(SHARED_READ_WAIT_MIN.as_millis() <= SHARED_READ_WAIT_MAX.as_millis());
     assert!(STATE_CACHE_BYTES_MIN <= STATE_CACHE_BYTES_DEFAULT_MAX);
     assert!(STATE_BLOCK_CACHE_BYTES_MIN <= STATE_BLOCK_CACHE_BYTES_MAX);
     assert!(RECORD_BYTES_DEFAULT <= RECORD_BYTES_MAX);

@@ -88,7 +88,7 @@ impl Node {
 
         let metrics = Metrics::new();
         let plan = MemoryPlan::of(&config);
-        let (budget, shared_reads) = share_memory(&plan, &metrics);
+        let (budget, shared_reads) = share_memory(&plan, &metrics, &clock);
         let log_folder = config.data.join("log");
         if config.kafka.is_none() {
             EmbeddedLog::check_format(&log_folder)?;
@@ -276,7 +276,7 @@ fn topic_settings(config: &Config) -> TopicSettings {
 }
 
 /// Says who may have how much memory, and makes the budgets of the states and of what readers leave for each other.
-fn share_memory(plan: &MemoryPlan, metrics: &Metrics) -> (StateBudget, SharedReads) {
+fn share_memory(plan: &MemoryPlan, metrics: &Metrics, clock: &Clock) -> (StateBudget, SharedReads) {
     tracing::info!("memory: {plan}");
     for (part, bytes) in plan.parts() {
         metrics.memory_plan(part, bytes);
@@ -288,7 +288,8 @@ fn share_memory(plan: &MemoryPlan, metrics: &Metrics) -> (StateBudget, SharedRea
         metrics.memory_used("changed-states"),
     );
     let left = metrics.memory_used("shared-reads");
-    (states, SharedReads::counted(plan.shared_reads_bytes, left))
+    let shared = SharedReads::counted(plan.shared_reads_bytes, left, clock.clone());
+    (states, shared)
 }
 
 fn open_log(

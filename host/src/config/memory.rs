@@ -16,7 +16,7 @@ use crate::limits;
 pub struct MemoryPlan {
     /// States of all partitions, hot and changed.
     pub states_bytes: usize,
-    /// Of these, states that changed and are not committed; the partitions share them equally.
+    /// Of these, states that changed and are not committed; each partition has an equal share, and what others leave.
     pub dirty_states_bytes: usize,
     /// Commits that are being written: each changed state as a batch, in order, and in the store's file.
     pub commits_bytes: usize,

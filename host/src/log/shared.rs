@@ -2,13 +2,14 @@
 //! behind it. Used by `partition`, where many plugins fold the same topics.
 //!
 //! Readers of a partition that are behind meet in its [window](window). One that finds nothing there reads on from
-//! the log, unless another one is about to read just that; then it waits, but not for long. So those that come near
-//! each other go on together, with one fetch for all of them.
+//! the log, unless another one is about to read just that; then it waits, if it has the [patience](patience). So those
+//! that come near each other go on together, with one fetch for all of them, and at the pace of the quickest.
 //!
 //! Invariants: what a reader finds here is all that the log has between its position and the one that it is told;
 //! what was read of a topic is found by nobody who reads another one of that name; all that lies here stays within a
 //! bound; a reader that has met the end of its partition reads for itself from then on.
 
+mod patience;
 mod window;
 
 #[cfg(test)]
@@ -16,22 +17,23 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::time::Sleep;
 
+use self::patience::Patience;
 use self::window::{Next, Room, Seat, Window};
 use super::{LogError, PartitionReader, Read, ReadLimits, ReaderSet, RecordBatch};
-use crate::limits;
+use crate::clock::Clock;
 use crate::telemetry::Level;
 use crate::types::{Offset, TopicPartition};
 
 /// What readers of a host leave for each other. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SharedReads {
+    clock: Clock,
     room: Arc<Room>,
     windows: Arc<Mutex<HashMap<Identity, Weak<Window>>>>,
 }
@@ -42,14 +44,15 @@ type Identity = (TopicPartition, [u8; 16]);
 impl SharedReads {
     /// At most so many bytes of records are left for others.
     #[must_use]
-    pub fn new(bytes_max: usize) -> Self {
-        Self::counted(bytes_max, Level::default())
+    pub fn new(bytes_max: usize, clock: Clock) -> Self {
+        Self::counted(bytes_max, Level::default(), clock)
     }
 
     /// As [`new`](Self::new); `used` tells how many bytes there are.
     #[must_use]
-    pub fn counted(bytes_max: usize, used: Level) -> Self {
+    pub fn counted(bytes_max: usize, used: Level, clock: Clock) -> Self {
         Self {
+            clock,
             room: Arc::new(Room::new(bytes_max, used)),
             windows: Arc::default(),
         }
@@ -75,7 +78,7 @@ impl SharedReads {
             Next::Left | Next::Awaited => None,
             Next::Log => Some(set.open(of, from).await?),
         };
-        Ok(SharedReader::boxed(set, of, seat, from, opened))
+        Ok(self.reader(set, of, seat, from, opened))
     }
 
     /// Goes on with a reader of the set that is at `from`, as [`open`](Self::open).
@@ -91,10 +94,29 @@ impl SharedReads {
         match topic {
             Some(topic) => {
                 let seat = self.seat(of, topic, from);
-                SharedReader::boxed(set, of, seat, from, Some(opened))
+                self.reader(set, of, seat, from, Some(opened))
             }
             None => opened,
         }
+    }
+
+    fn reader(
+        &self,
+        set: &Arc<dyn ReaderSet>,
+        of: &TopicPartition,
+        seat: Seat,
+        next: Offset,
+        opened: Option<Box<dyn PartitionReader>>,
+    ) -> Box<dyn PartitionReader> {
+        seat.moves(next, opened.is_some());
+        Box::new(SharedReader {
+            reader: opened,
+            seat: Some(seat),
+            set: Arc::clone(set),
+            of: of.clone(),
+            next,
+            patience: Patience::new(self.clock.clone()),
+        })
     }
 
     fn seat(&self, of: &TopicPartition, topic: [u8; 16], from: Offset) -> Seat {
@@ -121,29 +143,10 @@ struct SharedReader {
     set: Arc<dyn ReaderSet>,
     of: TopicPartition,
     next: Offset,
-    /// For how long it waits for another reader, and where.
-    patience: Option<(Offset, Pin<Box<Sleep>>)>,
+    patience: Patience,
 }
 
 impl SharedReader {
-    fn boxed(
-        set: &Arc<dyn ReaderSet>,
-        of: &TopicPartition,
-        seat: Seat,
-        next: Offset,
-        opened: Option<Box<dyn PartitionReader>>,
-    ) -> Box<dyn PartitionReader> {
-        seat.moves(next, opened.is_some());
-        Box::new(Self {
-            reader: opened,
-            seat: Some(seat),
-            set: Arc::clone(set),
-            of: of.clone(),
-            next,
-            patience: None,
-        })
-    }
-
     /// Takes what others have left, or waits for it; whether there was anything.
     async fn follow(&mut self, into: &mut RecordBatch, limits: ReadLimits) -> bool {
         let Some(seat) = &self.seat else { return false };
@@ -163,15 +166,8 @@ impl SharedReader {
                     return true;
                 }
                 Next::Awaited => {
-                    let next = self.next;
-                    let patience = self.patience.take_if(|(at, _)| *at == next);
-                    let (_, patience) = self.patience.insert(patience.unwrap_or_else(|| {
-                        let sleep = tokio::time::sleep(limits::SHARED_READ_WAIT_MAX);
-                        (next, Box::pin(sleep))
-                    }));
-                    tokio::select! {
-                        () = moved => {}
-                        () = patience => return false,
+                    if !self.patience.wait(moved).await {
+                        return false;
                     }
                 }
             }
@@ -182,10 +178,13 @@ impl SharedReader {
 #[async_trait]
 impl PartitionReader for SharedReader {
     async fn read(&mut self, into: &mut RecordBatch, limits: ReadLimits) -> Result<Read, LogError> {
+        self.patience.read_begins();
         if self.follow(into, limits).await {
+            self.patience.read_ends();
             return Ok(Read::Records);
         }
         if self.reader.is_none() {
+            self.patience.passes();
             self.reader = Some(self.set.open(&self.of, self.next).await?);
             if let Some(seat) = &self.seat {
                 seat.moves(self.next, true);
@@ -203,6 +202,7 @@ impl PartitionReader for SharedReader {
             (Read::EndOfPartition, _) => self.seat = None,
             (Read::Records, None) => {}
         }
+        self.patience.read_ends();
         Ok(read)
     }
 }

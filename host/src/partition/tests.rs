@@ -362,7 +362,7 @@ impl World {
         let ports = Ports {
             log: self.log.clone(),
             readers: self.readers.clone(),
-            shared_reads: SharedReads::new(1 << 20),
+            shared_reads: SharedReads::new(1 << 20, self.clock.clone()),
             states: self.states.clone(),
             lookups: Lookups::new(&self.log, "test-lookups"),
             codes: self.codes.clone(),

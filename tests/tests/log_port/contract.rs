@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
+use foldhost::clock::Clock;
 use foldhost::log::{
     LogError, NewRecord, Partitioner, Read, ReadLimits, ReaderSet, RecordBatch, SharedReads,
 };
@@ -296,7 +297,7 @@ async fn those_who_share_what_they_read_miss_nothing(bed: Bed) -> Result<()> {
     let of = part(&name, 0);
     let alone = read_to_end(&mut *bed.reader(&of, 0).await?).await?;
     // What is left for others has room for a tenth of all.
-    let shared = SharedReads::new(100_000);
+    let shared = SharedReads::new(100_000, Clock::system());
     let mut readers = JoinSet::new();
     for number in 0..6_u64 {
         let set: Arc<dyn ReaderSet> = Arc::from(bed.log.reader_set(&format!("test-{number}"))?);

@@ -6,6 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
+use crate::limits;
 use crate::types::{Partition, TopicName};
 
 const TOPIC: Option<[u8; 16]> = Some([1; 16]);
@@ -18,7 +19,10 @@ const LIMITS: ReadLimits = ReadLimits {
 /// What is left for others of at most so many bytes, and how many there are.
 fn shared(bytes_max: usize) -> (SharedReads, Level) {
     let used = Level::default();
-    (SharedReads::counted(bytes_max, used.clone()), used)
+    (
+        SharedReads::counted(bytes_max, used.clone(), Clock::system()),
+        used,
+    )
 }
 
 /// A partition with gaps; every third record has a header.
@@ -145,7 +149,7 @@ async fn those_who_go_on_together_read_from_the_log_once() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_comes_later_follows_as_far_as_there_is_something() {
-    let (shared, records) = (SharedReads::new(PLENTY), Records::new(100));
+    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
     let mut first = open(&shared, &records).await;
     let passed = read(&mut first).await;
     let mut second = open(&shared, &records).await;
@@ -159,11 +163,11 @@ async fn one_that_comes_later_follows_as_far_as_there_is_something() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_stands_still_holds_nobody_up_for_long() {
-    let (shared, records) = (SharedReads::new(PLENTY), Records::new(100));
+    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
     let mut stands_still = open(&shared, &records).await;
     let mut second = open(&shared, &records).await;
     let first = read(&mut stands_still).await;
-    let waits_once = 2 * limits::SHARED_READ_WAIT_MAX;
+    let waits_once = 2 * limits::SHARED_READ_WAIT_MIN;
     let all = tokio::time::timeout(waits_once, read_all(&mut second)).await;
     assert_eq!(all.unwrap(), records.offsets);
     let rest = read_all(&mut stands_still).await;
@@ -172,13 +176,13 @@ async fn one_that_stands_still_holds_nobody_up_for_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_is_dropped_again_and_again_ends() {
-    let (shared, records) = (SharedReads::new(PLENTY), Records::new(100));
+    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
     let mut stands_still = open(&shared, &records).await;
     let mut second = open(&shared, &records).await;
     let found = read(&mut stands_still).await;
     assert_eq!(read(&mut second).await, found);
     let mut waits = 0;
-    let pause = limits::SHARED_READ_WAIT_MAX / 3;
+    let pause = limits::SHARED_READ_WAIT_MIN / 3;
     while tokio::time::timeout(pause, read(&mut second))
         .await
         .is_err()
@@ -190,20 +194,20 @@ async fn a_wait_that_is_dropped_again_and_again_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_reads_no_more_is_not_waited_for() {
-    let (shared, records) = (SharedReads::new(PLENTY), Records::new(100));
+    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
     let mut gone = open(&shared, &records).await;
     let mut second = open(&shared, &records).await;
     assert_eq!(read(&mut gone).await, read(&mut second).await);
     let reading = tokio::spawn(async move { read(&mut second).await });
     tokio::task::yield_now().await;
     drop(gone);
-    let read = tokio::time::timeout(limits::SHARED_READ_WAIT_MAX / 2, reading).await;
+    let read = tokio::time::timeout(limits::SHARED_READ_WAIT_MIN / 2, reading).await;
     assert_eq!(read.unwrap().unwrap(), records.offsets[10..20]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn another_topic_of_the_same_name_is_read_anew() {
-    let shared = SharedReads::new(PLENTY);
+    let shared = SharedReads::new(PLENTY, Clock::system());
     let (old, new) = (Records::new(100), Records::new(30));
     let mut behind = open(&shared, &old).await;
     let mut ahead = open(&shared, &old).await;
@@ -235,7 +239,7 @@ async fn what_is_left_stays_within_its_bound_and_what_is_needed_first_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn headers_are_there_for_whoever_wants_them() {
-    let (shared, records) = (SharedReads::new(PLENTY), Records::new(20));
+    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(20));
     let mut without = open(&shared, &records).await;
     let mut with = open(&shared, &records).await;
     let mut batch = RecordBatch::new();
