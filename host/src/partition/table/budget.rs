@@ -7,7 +7,7 @@
 //! an idle partition gives up its states before a busy one loses what it uses. Half of the memory is
 //! for changed states: what waits for a commit and what is in one. Each partition has an equal share of it, and
 //! what others leave; who has less than its share may fill it even so, until those who have more have committed.
-//! So all together never have more than there is for all states.
+//! So all together never have more than there is for all states, but for a batch each.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
