@@ -222,14 +222,7 @@ impl RecordBatch {
     /// Bytes of keys, values and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let headers = &self.headers;
-        let columns = [
-            &self.keys.items,
-            &self.values.items,
-            &headers.names,
-            &headers.values.items,
-        ];
-        columns.map(|column| column.data.len()).iter().sum()
+        self.part_bytes(0..self.len())
     }
 
     /// Offsets of all records.

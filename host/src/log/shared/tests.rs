@@ -106,6 +106,18 @@ async fn open(shared: &SharedReads, records: &Arc<Records>) -> Box<dyn Partition
     opened.unwrap()
 }
 
+/// Records, and two readers of them that are at the first.
+async fn two_readers() -> (
+    Arc<Records>,
+    Box<dyn PartitionReader>,
+    Box<dyn PartitionReader>,
+) {
+    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
+    let first = open(&shared, &records).await;
+    let second = open(&shared, &records).await;
+    (records, first, second)
+}
+
 /// The offsets of one read, or nothing at the end.
 async fn read(reader: &mut Box<dyn PartitionReader>) -> Vec<u64> {
     let mut batch = RecordBatch::new();
@@ -163,9 +175,7 @@ async fn one_that_comes_later_follows_as_far_as_there_is_something() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_stands_still_holds_nobody_up_for_long() {
-    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
-    let mut stands_still = open(&shared, &records).await;
-    let mut second = open(&shared, &records).await;
+    let (records, mut stands_still, mut second) = two_readers().await;
     let first = read(&mut stands_still).await;
     let waits_once = 2 * limits::SHARED_READ_WAIT_MIN;
     let all = tokio::time::timeout(waits_once, read_all(&mut second)).await;
@@ -176,9 +186,7 @@ async fn one_that_stands_still_holds_nobody_up_for_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wait_that_is_dropped_again_and_again_ends() {
-    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
-    let mut stands_still = open(&shared, &records).await;
-    let mut second = open(&shared, &records).await;
+    let (_, mut stands_still, mut second) = two_readers().await;
     let found = read(&mut stands_still).await;
     assert_eq!(read(&mut second).await, found);
     let mut waits = 0;
@@ -194,9 +202,7 @@ async fn a_wait_that_is_dropped_again_and_again_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn one_that_reads_no_more_is_not_waited_for() {
-    let (shared, records) = (SharedReads::new(PLENTY, Clock::system()), Records::new(100));
-    let mut gone = open(&shared, &records).await;
-    let mut second = open(&shared, &records).await;
+    let (records, mut gone, mut second) = two_readers().await;
     assert_eq!(read(&mut gone).await, read(&mut second).await);
     let reading = tokio::spawn(async move { read(&mut second).await });
     tokio::task::yield_now().await;

@@ -219,12 +219,18 @@ impl Seat {
     /// Says where the reader is, and whether it reads from the log.
     pub(super) fn moves(&self, next: Offset, reads: bool) {
         let mut state = self.window.state.lock();
-        let before = state.seats.insert(self.number, Position { next, reads });
-        self.window.drop_passed(&mut state);
+        let before = self.sits(&mut state, next, reads);
         drop(state);
         if before.is_some_and(|before| before.reads) && !reads {
             self.window.moved.notify_waiters();
         }
+    }
+
+    /// The reader is there now; where it was before.
+    fn sits(&self, state: &mut State, next: Offset, reads: bool) -> Option<Position> {
+        let before = state.seats.insert(self.number, Position { next, reads });
+        self.window.drop_passed(state);
+        before
     }
 
     /// What there is to do at the reader's position.
@@ -279,9 +285,7 @@ impl Seat {
         read: Range<usize>,
     ) {
         let mut state = self.window.state.lock();
-        let (next, reads) = (until, true);
-        state.seats.insert(self.number, Position { next, reads });
-        self.window.drop_passed(&mut state);
+        self.sits(&mut state, until, true);
         let with_headers = !batch.leaves_headers_out();
         let is_there = (state.left(from, with_headers)).is_some_and(|(_, end)| end >= until);
         let bytes = batch.part_bytes(read.clone()) + read.len() * RECORD_OVERHEAD_BYTES;
